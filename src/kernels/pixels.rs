@@ -12,7 +12,7 @@ const ONE: u32 = 1.0_f32.to_bits();
 /// The places of a sample's numbers.
 #[derive(Debug)]
 pub struct Pixels {
-    /// `[R, p²·C]`, u32: place of a token's number in its sample plus [`ONE`], 0 for tokens without a patch.
+    /// `[R, p²·C]`, u32: place of a token's number in its sample plus the bits of 1.0, or 0 for tokens without a patch.
     pub table: Tensor,
     /// `C·h·w`
     pub sample_len: usize,
