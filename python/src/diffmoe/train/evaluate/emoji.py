@@ -36,7 +36,8 @@ STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 images
 def vocabulary(meta):
     """(subjects, styles) of the file."""
     if "text" in meta:
-        return meta["text"]["subjects"], list(meta["text"]["styles"])
+        # `convert` sorts the keys of the header.
+        return meta["text"]["subjects"], [style for style in prompts.STYLE_PHRASES if style in meta["text"]["styles"]]
     return tuple(l["values"] for l in meta["labels"])
 
 

@@ -73,7 +73,7 @@ def generate(model, columns, s, negative=None):
         part = lambda columns: [c[i : i + s["batch"]] for c in columns]
         x.append(sampler.sample(counting, z[i : i + s["batch"]], part(columns), s["steps"], s["guidance"], s["solver"],
                                 negative and part(negative), part=i // s["batch"], **more))
-        compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
+        compute.append(counting.total / counting.passes if counting.passes else torch.full((len(x[-1]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return x, torch.cat(compute), time.process_time() - start

@@ -51,7 +51,8 @@ def agreement(runs, part):
 
 
 def negative(runs):
-    n = runs[-1]["negative"]
+    if not (n := runs[-1].get("negative")):
+        return "Not measured for this file."
     rows = [["none", cell(n["none"]["subject"]), "", ""]]
     rows += [[title, *(cell(n[key][what]) for what in ("subject", "same_style", "avoided"))]
              for key, title in (("own", "the style that was drawn without one"), ("other", "another style"))]
