@@ -51,7 +51,7 @@ def test_the_extra_lists_what_the_message_asks_for():
 
 
 def python(*arguments, folder, without=("torch",), having=()):
-    """Runs Python as if some packages were not installed, and others were, with nothing in them."""
+    """Runs Python with some packages hidden, and with empty modules in place of others."""
     block = "".join(f"sys.modules[{name!r}] = None\n" for name in without)
     for name in having:
         (folder / f"{name}.py").touch()

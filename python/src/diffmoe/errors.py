@@ -13,7 +13,7 @@ class TraceError(ValueError):
     """A file is not a routing trace, or is damaged."""
 
 
-def one_of(names):
-    """``a, b or c``."""
+def one_of(names, word="or"):
+    """``a, b or c``, with ``word`` before the last."""
     names = [str(name) for name in names]
-    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "nothing"
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "nothing"

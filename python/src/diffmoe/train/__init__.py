@@ -10,11 +10,13 @@ for everything but training."""
 import sys
 from importlib.util import find_spec
 
+from ..errors import one_of
+
 #: Modules and what they are called where they are installed.
 NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "PIL": "Pillow", "tqdm": "tqdm"}
 
 if missing := [name for module, name in NEEDED.items() if find_spec(module) is None]:
-    _names = ", ".join(missing[:-1]) + " and " + missing[-1] + " are" if missing[1:] else missing[0] + " is"
-    _message = f"{_names} missing; install what training needs with pip install 'diffmoe[train]'"
+    _are = "are" if missing[1:] else "is"
+    _message = f"{one_of(missing, 'and')} {_are} missing; install what training needs with pip install 'diffmoe[train]'"
     # While Python looks for the module of a command, its name is "-m": a command ends with the sentence alone.
     raise SystemExit(_message) if sys.argv[:1] == ["-m"] else ImportError(_message)

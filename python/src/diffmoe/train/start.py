@@ -164,7 +164,7 @@ class Teacher:
         self.generator = torch.Generator().manual_seed(seed)
 
     def loss(self, model):
-        """Mean squared error of the text encoder on new sentences, relative to the variance; an eighth are empty."""
+        """Mean squared error of the text encoder on new sentences, relative to the variance. One sentence in eight is empty."""
         g, empty = self.generator, self.batch // 8
         of = (self.prompter.subjects, self.prompter.styles)
         pairs = zip(*(torch.randint(len(v), (self.batch - empty,), generator=g).tolist() for v in of))
