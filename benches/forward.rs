@@ -1,5 +1,6 @@
 //! Times one forward pass of the CPU engine on a given model:
-//! `cargo bench --bench forward -- MODEL.safetensors [BATCH [RUNS [OUTPUT.safetensors]]]`.
+//! `cargo bench -p diffmoe --bench forward -- [MODEL.safetensors [BATCH [RUNS [OUTPUT.safetensors]]]]`, without a model
+//! `emoji`.
 //!
 //! The input is a formula (also in `onnx_forward.py`, which compares this program with ONNX Runtime), the
 //! routing is the official one. Prints the times in milliseconds as JSON; `RAYON_NUM_THREADS` sets the threads.
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
+use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
 use diffmoe::engine::{Engine, Inspect, RunConfig};
 use diffmoe::model::{Routing, RoutingRule};
@@ -18,13 +19,10 @@ use web_time::Instant;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Cargo adds options of its own.
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let Some(path) = args.first() else {
-        println!("no model given: nothing to time");
-        return Ok(());
-    };
     let number = |n: usize, default| args.get(n).map_or(Ok(default), |text| text.parse::<usize>());
     let (batch, runs) = (number(1, 2)?, number(2, 30)?);
-    let checkpoint = Checkpoint::open(Path::new(path))?;
+    let model = args.first().map_or(diffmoe_models::DEFAULT, String::as_str);
+    let checkpoint = diffmoe_models::open_any(model)?;
     let config = checkpoint.config().clone();
     let mut engine = CpuEngine::new(Arc::new(CpuModel::load(&checkpoint)?), batch);
 

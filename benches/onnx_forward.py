@@ -24,7 +24,6 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-THREADS = 2
 PRESETS = {
     "mini": dict(input_size=16, depth=6, hidden_size=192, num_heads=6, num_experts=8),
     "s-e16": dict(input_size=16, depth=12, hidden_size=384, num_heads=6, num_experts=16),
@@ -248,9 +247,9 @@ class Graph:
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         self.model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
-    def session(self):
+    def session(self, threads=2):
         options = ort.SessionOptions()
-        options.intra_op_num_threads = THREADS
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         return ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -260,6 +259,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--make", choices=PRESETS)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=10, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rust", help="the benchmark program `forward`")
@@ -274,7 +274,7 @@ def main():
     for form in ("gather", "dense") if config["kind"] == "diffmoe" else ("gather",):
         for attention in ("plain", "fused"):
             name = f"onnx {form}, {attention} attention"
-            sessions[name] = Graph(config, w, args.batch, form, attention).session()
+            sessions[name] = Graph(config, w, args.batch, form, attention).session(args.threads)
             outs[name] = sessions[name].run(["out"], inputs)[0]
     first = next(iter(outs.values()))
     times = {name: [] for name in sessions}
@@ -290,7 +290,7 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 dump = os.path.join(folder, "taps.safetensors")
                 command = [args.rust, args.model, str(args.batch), str(args.runs), dump]
-                environment = dict(os.environ, RAYON_NUM_THREADS=str(THREADS))
+                environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
                 text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
                 result = json.loads(text)
                 rust.append(result["median_ms"])
@@ -303,7 +303,7 @@ def main():
         tokens = args.batch * (config["params"]["input_size"] // config["params"]["patch_size"]) ** 2
         if counts:
             print(f"mean capacity {sum(counts) / tokens / len(counts):.3f}")
-    print(f"{os.path.basename(args.model)}: batch {args.batch}, {THREADS} threads, ONNX Runtime {ort.__version__}; rust: {device}")
+    print(f"{os.path.basename(args.model)}: batch {args.batch}, {args.threads} threads, ONNX Runtime {ort.__version__}; rust: {device}")
     best = min(np.median(t) for name, t in times.items() if name != "rust")
     for name, t in times.items():
         error = np.abs(outs[name] - first).max() / np.abs(first).max()

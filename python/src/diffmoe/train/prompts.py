@@ -32,7 +32,7 @@ STYLE_PHRASES = {
 # {s}: subject with its article, {n}: subject without, {t}: style.
 SENTENCES = ["{s}, {t}", "{n}, {t}", "{t} {n}", "{s} in {t} style", "{t}: {n}", "{n} in the style of {t}",
              "a {t} picture of {s}", "an emoji of {s}, {t} style"]
-# Free sentences combine these, with meaningless filler words (FREE, FILLER).
+# Free sentences combine these, with meaningless filler words (FREE, FILLER, invented).
 OPENERS = ["", "", "draw", "make", "show me", "i want", "give me", "create", "paint", "i would love", "could i have",
            "let us see", "try", "now", "think of", "a picture of", "an image of", "an icon of", "a small drawing of"]
 JOINED = ["{s} in {t}", "{s} in {t} style", "{s} drawn in {t}", "{s} with the {t} look", "{s} like {t}", "{s} like {t} does it",
@@ -44,6 +44,12 @@ CLOSERS = ["", "", "", "", ".", "!", "?", "thanks", "for me", "now", "on white",
 FILLER = ("very nice small little big good great best new old clean simple pretty cute lovely bright plain tiny real whole "
           "just only really quite maybe also again today soon here there some any this that these my your our kind sort "
           "type form look page card sign shape thing print sticker logo sketch poster design art work of to at with on").split()
+MARKS = "* | & + ~ # % _ ^ < > @ \"".split()
+# Invented words consist of syllables: a beginning, a vowel, an end.
+BEGINNINGS = ("b c d f g h j k l m n p qu r s t v w y z bl br ch cl cr dr fl fr gl gr pl pr sc sh sk sl sm sn sp st str sw "
+              "th tr tw wh").split() + [""]
+VOWELS = "a e i o u a e i o u ai ea ee ie io oa oo ou".split()
+ENDS = "b d g k l m n p r s t x ck ld ll nd ng nt rd rk rt se sh ss st te th ve".split() + [""] * 12
 FREE = 0.5  # share of free sentences among those that name both
 SUBJECT_ONLY = ["{s}", "{n}"]
 STYLE_ONLY = ["{t}", "{t} style"]
@@ -70,12 +76,29 @@ def fill(sentence, name, phrase):
     return sentence.format(s=with_article(name), n=name, t=phrase)
 
 
+def invented(choose):
+    """A word of one to three syllables that means nothing: its pieces are those of names, and the model has to learn that
+    a word it does not know is no name."""
+    return "".join(choose(BEGINNINGS) + choose(VOWELS) + choose(ENDS) for _ in range(choose([1, 1, 2, 2, 3])))
+
+
+def meaningless(choose):
+    """A filler word, an invented one or, seldom, a mark."""
+    kind = choose("ffiiiim")
+    return choose(FILLER) if kind == "f" else choose(MARKS) if kind == "m" else invented(choose)
+
+
 def free_sentence(choose):
-    """A random combination of parts; ``choose`` picks one of a list.  Half of the sentences contain one or
-    two filler words, so that the model learns to ignore them."""
-    words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
-    for _ in range(choose([0, 0, 1, 2])):
-        words.insert(choose(range(len(words) + 1)), choose(FILLER))
+    """A random combination of parts; ``choose`` picks one of a list.  Three of four name subject and style in one of many
+    forms, half of them with meaningless words between; the others have nothing but meaningless words around the two."""
+    if choose([True, True, True, False]):
+        words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
+        more = choose([0, 0, 1, 2])
+    else:
+        words = [choose(["{s}", "{n}"]), "{t}"][:: choose([1, -1])]
+        more = choose([1, 2, 3])
+    for _ in range(more):
+        words.insert(choose(range(len(words) + 1)), meaningless(choose))
     return " ".join(words).replace(" .", ".").replace(" !", "!").replace(" ?", "?")
 
 
