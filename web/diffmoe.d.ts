@@ -80,7 +80,7 @@ export interface SampleOptions {
   mix?: Record<string, Label>;
   /** How much of the labels of `mix`: 0 none of them, 1 nothing else. Default: 0.5. */
   mixStrength?: number;
-  /** Prompt, for a text-conditioned model. */
+  /** Prompt, for a text-conditioned model; `""` for none. Default: the model's examples, which the images take in turn. */
   prompt?: string;
   /** Negative prompt. */
   negative?: string;

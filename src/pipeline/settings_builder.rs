@@ -81,12 +81,14 @@ pub struct SettingsBuilder<'a> {
 impl Settings {
     /// What a model recommends, for one image without labels: of each label table the null row, and no prompt.
     pub fn of(config: &Config) -> Self {
-        let plain = Self::builder(config).unchecked();
+        let mut plain = Self::builder(config).unchecked();
+        plain.prompts.iter_mut().for_each(String::clear);
         Self { labels: config.labels.iter().map(|table| vec![table.null]).collect(), ..plain }
     }
 
     /// The recommendations of a model: its scheduler, steps and guidance, one image of
-    /// [labels that it draws well](Label::Best), no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
+    /// [labels that it draws well](Label::Best) or of its first example of a prompt, seed 0, and routing by tokens with the
+    /// checkpoint's thresholds.
     pub fn builder(config: &Config) -> SettingsBuilder<'_> {
         SettingsBuilder {
             config,
@@ -163,7 +165,7 @@ impl SettingsBuilder<'_> {
         self.prompts([prompt.into()])
     }
 
-    /// Prompts, which the images take in turn.
+    /// Prompts, which the images take in turn. No prompts at all stand for the model's examples; an empty one for none.
     pub fn prompts(self, prompts: impl IntoIterator<Item = String>) -> Self {
         Self { prompts: prompts.into_iter().collect(), ..self }
     }
@@ -288,7 +290,8 @@ impl SettingsBuilder<'_> {
     pub fn unchecked(self) -> Settings {
         let nothing = [String::new()];
         let prompts = match &self.config.text {
-            Some(_) if self.prompts.is_empty() => &nothing[..],
+            Some(text) if self.prompts.is_empty() && text.examples.is_empty() => &nothing[..],
+            Some(text) if self.prompts.is_empty() => &text.examples,
             _ => &self.prompts,
         };
         Settings {

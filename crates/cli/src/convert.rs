@@ -11,11 +11,12 @@ use diffmoe::checkpoint::{
     infer_config,
 };
 use diffmoe::model::{Config, Objective, REFINER, Role, Storage, TensorSpec};
+use serde_json::value::to_raw_value;
 
 use super::Outcome;
 use super::hub::{self, config_beside};
 use super::output::Output;
-use super::refined_source::{Part, RefinerSource, Sources};
+use super::refined_source::{Entries, Part, RefinerSource, Sources};
 use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 
 /// Convert a PyTorch checkpoint to a model file.
@@ -128,7 +129,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let source = Source::open(&file, weights)?;
     let shapes = source.shapes()?;
-    let (mut text, mut tensors) = describe(arguments, &file, &source, &shapes)?;
+    let is_decoder = shapes.keys().any(|name| name.starts_with("decoder."));
+    let mut text = if is_decoder {
+        decoder_text(arguments, &file, &source)?
+    } else {
+        model_text(arguments, &file, &source, &shapes)?
+    };
     let refiner = arguments.refiner.as_ref();
     let refiner = refiner.map(|path| RefinerSource::open(path, weights)).transpose()?;
     let prefix = if arguments.only == Some(Part::Refiner) { REFINER } else { "" };
@@ -139,10 +145,15 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(part) = arguments.only {
         text = part.document(&text)?;
     }
-    if source.refiner.is_some() || arguments.only.is_some() {
-        tensors = Config::from_json(&text)?.stored_tensors();
+    let tensors = if is_decoder {
+        let spec =
+            |(name, shape): (&String, &Vec<usize>)| TensorSpec::new(name, shape, Role::Projection);
+        shapes.iter().map(spec).collect()
+    } else {
+        let mut tensors = Config::from_json(&text)?.stored_tensors();
         tensors.retain(|t| !t.is_optional() || source.has(&t.name));
-    }
+        tensors
+    };
     let tensors = stored(tensors, &source, arguments.dtype)?;
     let formats: BTreeMap<_, _> = tensors.iter().map(|(t, storage)| (&*t.name, *storage)).collect();
     let clipped = RefCell::new(BTreeSet::new());
@@ -201,32 +212,32 @@ fn stored(
     tensors.into_iter().map(of).collect()
 }
 
-/// The configuration to write and the tensors that belong to it.
-fn describe(
+/// The configuration of an image decoder, which has its own reader.
+fn decoder_text(
+    arguments: &Arguments,
+    file: &Path,
+    source: &Source,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let config = file.with_file_name("config.json");
+    let beside = || {
+        std::fs::read_to_string(&config).map_err(|e| {
+            format!("cannot read {}, the configuration of the decoder: {e}", config.display())
+        })
+    };
+    let text = source.config_text().map_or_else(beside, Ok)?;
+    if !matches!(arguments.dtype, None | Some(DtypeName::F32)) {
+        return Err("image decoders stay as they are; remove --dtype".into());
+    }
+    Ok(text)
+}
+
+/// The configuration of the source, which has to fit its tensors.
+fn model_text(
     arguments: &Arguments,
     file: &Path,
     source: &Source,
     shapes: &BTreeMap<String, Vec<usize>>,
-) -> Result<(String, Vec<TensorSpec>), Box<dyn std::error::Error>> {
-    let all = || {
-        let spec =
-            |(name, shape): (&String, &Vec<usize>)| TensorSpec::new(name, shape, Role::Projection);
-        shapes.iter().map(spec).collect::<Vec<_>>()
-    };
-    if shapes.keys().any(|name| name.starts_with("decoder.")) {
-        // An image decoder, which has its own reader.
-        let config = file.with_file_name("config.json");
-        let beside = || {
-            std::fs::read_to_string(&config).map_err(|e| {
-                format!("cannot read {}, the configuration of the decoder: {e}", config.display())
-            })
-        };
-        let text = source.config_text().map_or_else(beside, Ok)?;
-        if !matches!(arguments.dtype, None | Some(DtypeName::F32)) {
-            return Err("image decoders stay as they are; remove --dtype".into());
-        }
-        return Ok((text, all()));
-    }
+) -> Result<String, Box<dyn std::error::Error>> {
     let case = || std::fs::read_to_string(file.with_file_name("case.json")).ok();
     let beside = || config_beside(file).or_else(case);
     let ours = source.config_text().or_else(|| source.is_safetensors().then(beside).flatten());
@@ -236,9 +247,7 @@ fn describe(
     };
     let config = Config::from_json(&text).map_err(|e| format!("{}: {e}", source.label()))?;
     source.check(&config)?;
-    let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.is_optional();
-    let tensors = config.stored_tensors().into_iter().filter(is_there).collect();
-    Ok((text, tensors))
+    Ok(text)
 }
 
 /// The configuration in a file, with the requested name. Options that would be ignored are errors.
@@ -260,11 +269,9 @@ fn described(
         );
     }
     let Some(name) = &arguments.name else { return Ok(text) };
-    let mut document: serde_json::Value = serde_json::from_str(&text)?;
-    if let Some(entries) = document.as_object_mut() {
-        entries.insert("name".into(), name.as_str().into());
-    }
-    Ok(document.to_string())
+    let mut entries: Entries = serde_json::from_str(&text)?;
+    entries.insert("name".into(), to_raw_value(name)?);
+    Ok(serde_json::to_string(&entries)?)
 }
 
 /// Infers the configuration from the tensors, the YAML file of the run and the options. Prints the file and all

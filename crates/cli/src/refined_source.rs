@@ -1,13 +1,18 @@
 //! The source of a conversion with that of a refiner, as one.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use diffmoe::checkpoint::{CheckpointError, Source, StoredRows};
 use diffmoe::model::{Config, REFINER, Storage, TensorSpec, refiner_document};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::training_run::find_checkpoint;
+
+/// The entries of a model's document. What is in them stays as it is written, so styles and labels keep their order.
+pub(super) type Entries = BTreeMap<String, Box<RawValue>>;
 
 /// A model file that becomes the refiner of another.
 pub(super) struct RefinerSource {
@@ -35,11 +40,12 @@ impl RefinerSource {
         model: &str,
         from: f32,
     ) -> Result<String, Box<dyn std::error::Error>> {
-        let mut document: Value = serde_json::from_str(model)?;
+        let document: Value = serde_json::from_str(model)?;
         let ours: Value = serde_json::from_str(&self.config_text)?;
         if !document["refiner"].is_null() {
             return Err("the model has a refiner already; remove --refiner".into());
         }
+        let mut entries: Entries = serde_json::from_str(model)?;
         let (model, refiner) = (Config::from_json(model)?, Config::from_json(&self.config_text)?);
         let shared = |of: &Config| {
             let time = (of.objective, of.time_scale.to_bits());
@@ -61,8 +67,8 @@ impl RefinerSource {
                 section[key] = value.clone();
             }
         }
-        document["refiner"] = section;
-        Ok(document.to_string())
+        entries.insert("refiner".into(), to_raw_value(&section)?);
+        Ok(serde_json::to_string(&entries)?)
     }
 }
 
@@ -86,13 +92,12 @@ pub(super) enum Part {
 impl Part {
     /// The document of this part of a model.
     pub(super) fn document(self, text: &str) -> Result<String, Box<dyn std::error::Error>> {
-        let mut document: Value = serde_json::from_str(text)?;
-        let section = document.as_object_mut().and_then(|entries| entries.remove("refiner"));
-        if section.is_none() {
+        let mut entries: Entries = serde_json::from_str(text)?;
+        if entries.remove("refiner").is_none() {
             return Err("the model has no refiner; remove --only".into());
         }
         match self {
-            Self::Model => Ok(document.to_string()),
+            Self::Model => Ok(serde_json::to_string(&entries)?),
             Self::Refiner => Ok(refiner_document(text)?),
         }
     }

@@ -6,6 +6,9 @@
 //! shipped models, where pipelines are needed in any case.
 
 mod decoder;
+mod detail;
+mod experts;
+mod latents;
 mod model;
 mod numbers;
 mod routing;
@@ -107,8 +110,8 @@ impl Kernels {
                 Family::Context => model::embed_context(bench),
                 Family::SigmoidRouter => routing::sigmoid_router(bench),
                 Family::PrototypeRouter => routing::prototype_router(bench),
-                Family::Ddpm => model::denoise(bench),
-                Family::Detail => model::detail(bench),
+                Family::Ddpm => latents::denoise(bench),
+                Family::Detail => detail::record(bench),
                 Family::Text => model::embed_tokens(bench),
                 Family::Decoder => decoder::record(bench),
             }

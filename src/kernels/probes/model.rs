@@ -1,18 +1,11 @@
 //! The kernels of models, without those that route.
 
-use super::numbers::{numbers, shares};
-use super::{Bench, Exact};
+use super::numbers::numbers;
+use super::{Bench, experts, latents};
 use crate::gpu::Profile;
-use crate::kernels::combine_latents::Region;
-use crate::kernels::conv2d::Activation;
-use crate::kernels::denoise::Numbers;
-use crate::kernels::detail_pixels::Way;
-use crate::kernels::weights::pack_stored;
 use crate::kernels::{
-    Attention, CombineExperts, CombineLatents, Conditioning, Conv2d, ConvWeights, DenoiseLatents,
-    DetailPixels, EmbedContext, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
-    Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, PassInputs, Patches, Pixels,
-    RotateHeads, ShiftImage, Source, WeightPrecision,
+    Attention, Conditioning, EmbedContext, EmbedTokens, Epilogue, HeadNorm, Linear, Modulate, Norm,
+    NormedLinear, PassInputs, Patches, Pixels, RotateHeads, WeightPrecision,
 };
 use crate::model::NormForm;
 
@@ -21,17 +14,17 @@ pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
     modulate(bench);
     for &precision in precisions {
         linear(bench, precision);
-        experts(bench, precision);
+        experts::layers(bench, precision);
     }
     if let Some(&precision) = precisions.first() {
         normed_linear(bench, precision);
     }
-    combine_experts(bench);
+    experts::combine(bench);
     pass_inputs(bench);
     pixels(bench);
-    combine_latents(bench);
-    keep_image(bench);
-    shift_image(bench);
+    latents::combine(bench);
+    latents::keep(bench);
+    latents::shift(bench);
 }
 
 pub(super) fn embed_tokens(bench: &mut Bench) {
@@ -153,99 +146,6 @@ fn normed_linear(bench: &mut Bench, precision: WeightPrecision) {
     bench.expect("modulate", format!("linear_normal, {precision} weights"), &normal);
 }
 
-/// Tokens, experts, columns and hidden columns of the probes of experts.
-pub(super) const POOL: [usize; 4] = [20, 3, 16, 24];
-
-/// The tokens of each expert: every second one, none, and some.
-pub(super) fn lists() -> [Vec<u32>; 3] {
-    [(0..20).step_by(2).collect(), Vec::new(), vec![1, 2, 3, 5, 8, 13, 19]]
-}
-
-pub(super) fn counts() -> Vec<u32> {
-    lists().iter().map(|list| list.len() as u32).collect()
-}
-
-/// `[E, S]`
-fn chosen() -> Vec<u32> {
-    let mut chosen = vec![0; POOL[1] * POOL[0]];
-    for (row, list) in chosen.chunks_mut(POOL[0]).zip(lists()) {
-        row[..list.len()].copy_from_slice(&list);
-    }
-    chosen
-}
-
-/// `[S, E]`
-fn positions() -> Vec<u32> {
-    let mut positions = vec![NOT_TAKEN; POOL[0] * POOL[1]];
-    for (e, list) in lists().iter().enumerate() {
-        for (position, &token) in (0..).zip(list) {
-            positions[token as usize * POOL[1] + e] = position;
-        }
-    }
-    positions
-}
-
-fn experts(bench: &mut Bench, precision: WeightPrecision) {
-    let [s, e, d, m] = POOL;
-    let taken = counts().iter().sum::<u32>() as usize;
-    let counts = bench.tensor(&[e], &counts());
-    let chosen = bench.tensor(&[e, s], &chosen());
-    let tokens = bench.tensor(&[s, d], &numbers(s * d, 20, 1.0));
-    let rows = bench.tensor(&[e * s, m], &numbers(e * s * m, 21, 1.0));
-    let up_bias = bench.tensor(&[e, m], &numbers(e * m, 22, 1.0));
-    let down_bias = bench.tensor(&[e, d], &numbers(e * d, 25, 1.0));
-    for (name, gathers) in [("experts, up", true), ("experts, down", false)] {
-        let [columns, inputs] = if gathers { [m, d] } else { [d, m] };
-        let exact = Exact::new(e * columns, inputs, 23 + u32::from(gathers));
-        let words = pack_stored(&exact.rows(precision), inputs, precision);
-        let shape = [e, columns, words.len() / (e * columns)];
-        let weights = bench.tensor(&shape, &words);
-        let y = bench.output(&[e * s, columns]);
-        bench.push(&ExpertLinear {
-            x: if gathers { &tokens } else { &rows },
-            source: if gathers { Source::Tokens } else { Source::Rows(0) },
-            counts: &counts,
-            chosen: &chosen,
-            weights: &weights,
-            precision,
-            experts: 0..e,
-            form: if gathers { Form::Gelu(Some(&up_bias)) } else { Form::Linear(Some(&down_bias)) },
-            rows: 0..e * s,
-            y: &y,
-            y_first: 0,
-        });
-        let kernel = format!("expert_linear, {precision} weights");
-        bench.add(name, kernel, &y, 0..taken * columns, false);
-    }
-}
-
-fn combine_experts(bench: &mut Bench) {
-    let [s, e, d, _] = POOL;
-    let taken = counts().iter().sum::<u32>() as usize;
-    let columns = 3 * d;
-    let x = bench.tensor(&[s, d], &numbers(s * d, 30, 1.0));
-    let (masks, normal) = (bench.output(&[s]), bench.output(&[s, d]));
-    let is_gpu = bench.gpu.profile == Profile::Gpu;
-    bench.push(&CombineExperts {
-        gate: &bench.tensor(&[s, e], &shares(s * e, 31)),
-        positions: &bench.tensor(&[s, e], &positions()),
-        counts: &bench.tensor(&[e], &counts()),
-        y: &bench.tensor(&[taken, d], &numbers(taken * d, 32, 1.0)),
-        rows: 0..taken,
-        modulation: &bench.tensor(&[SAMPLES, columns], &numbers(SAMPLES * columns, 33, 1.0)),
-        gate_column: 0,
-        masks: Masks { to: &masks, first: 0 },
-        x: &x,
-        norm: is_gpu.then_some(NextNorm { shift: d, scale: 2 * d, form: NormForm::Layer }),
-        h: &normal,
-    });
-    bench.expect("combine_experts", "combine_experts", &x);
-    bench.expect_exactly("masks", "combine_experts", &masks);
-    if is_gpu {
-        bench.expect("combine_experts, norm", "combine_experts", &normal);
-    }
-}
-
 /// Rows of two label tables, those that are blended into them, and their shares.
 pub(super) const LABEL_ROWS: [u32; 4 * SAMPLES] = [1, 0, 4, 3, 2, 2, 0, 1];
 pub(super) const LABEL_SHARES: [f32; 2 * SAMPLES] = [0.0, 0.25, 0.75, 0.0];
@@ -314,141 +214,4 @@ pub(super) fn embed_context(bench: &mut Bench) {
         x: &x,
     });
     bench.expect("embed_context", "embed_context", &x);
-}
-
-/// Numbers of a sample in the probes of solvers, and pixels in those of the detail head: 5 by 7.
-pub(super) const SAMPLE: usize = 35;
-
-fn combine_latents(bench: &mut Bench) {
-    let stride = 2 * SAMPLE;
-    let latents = bench.tensor(&[3 * SAMPLES * stride], &numbers(3 * SAMPLES * stride, 70, 1.0));
-    let terms = [0, 1, 2].map(|i| Region { first: i * SAMPLES * stride, stride });
-    bench.push(&CombineLatents {
-        factors: &bench.tensor(&[8], &numbers(8, 71, 1.0)),
-        latents: &latents,
-        terms: &terms,
-        output: 0,
-        batch: SAMPLES,
-        sample_len: SAMPLE,
-    });
-    bench.add("combine_latents", "combine_latents".into(), &latents, 0..SAMPLES * SAMPLE, false);
-}
-
-/// Signal and noise of what is kept of an image.
-pub(super) const LEVEL: [f32; 2] = [0.25, 0.75];
-
-/// Image, noise and mask: redrawn, half, and kept.
-pub(super) fn kept() -> [Vec<f32>; 3] {
-    let count = SAMPLES * SAMPLE;
-    let mask = (0..count).map(|i| (i % 3) as f32 / 2.0).collect();
-    [numbers(count, 77, 1.0), numbers(count, 78, 1.0), mask]
-}
-
-fn keep_image(bench: &mut Bench) {
-    let count = SAMPLES * SAMPLE;
-    let latents = bench.tensor(&[count], &numbers(count, 76, 1.0));
-    bench.push(&KeepImage {
-        level: &bench.tensor(&[2], &LEVEL),
-        kept: &bench.tensor(&[3, count], &kept().concat()),
-        latents: &latents,
-        first: 0,
-        count,
-    });
-    bench.expect("keep_image", "keep_image", &latents);
-}
-
-/// Pixels down and to the right, and the size of the images that are shifted.
-pub(super) const SHIFT: ([usize; 2], [usize; 2]) = ([2, 4], [5, 7]);
-
-fn shift_image(bench: &mut Bench) {
-    let (by, size) = SHIFT;
-    let count = 2 * size[0] * size[1];
-    let latents = bench.tensor(&[2 * count], &numbers(2 * count, 79, 1.0));
-    let shift = ShiftImage { latents: &latents, input: 0, output: count, planes: 2, size, by };
-    bench.push(&shift);
-    bench.expect("shift_image", "shift_image", &latents);
-}
-
-/// A guided step of DDPM with a learned variance.
-pub(super) const DENOISING: Numbers = Numbers {
-    guidance: 1.5,
-    predict_latent: 1.2,
-    predict_noise: 0.7,
-    mean_start: 0.4,
-    mean_latent: 0.6,
-    deviation: 0.0,
-    low: -3.0,
-    high: -1.0,
-    clip: 1,
-    noise: 2,
-};
-
-pub(super) fn denoise(bench: &mut Bench) {
-    let slot = SAMPLES * SAMPLE;
-    let latents = bench.tensor(&[5 * slot], &numbers(5 * slot, 72, 1.0));
-    let steps = bench.output(&[Numbers::LEN]);
-    DENOISING.write(bench.gpu, &steps);
-    bench.push(&DenoiseLatents {
-        numbers: &steps,
-        noise: &bench.tensor(&[slot], &numbers(slot, 73, 1.0)),
-        latents: &latents,
-        first: 0,
-        outputs: [slot, 3 * slot],
-        batch: SAMPLES,
-        sample_len: SAMPLE,
-        output_len: 2 * SAMPLE,
-        guided: SAMPLE,
-    });
-    bench.add("denoise", "denoise".into(), &latents, 0..slot, false);
-}
-
-/// Inputs, outputs, height and width of the probe of a convolution.
-pub(super) const CONVOLUTION: [usize; 4] = [8, 12, 9, 17];
-
-pub(super) fn detail(bench: &mut Bench) {
-    let [inputs, outputs, height, width] = CONVOLUTION;
-    let weights = Exact::new(outputs, inputs * 9, 81).values();
-    let bias = numbers(outputs, 82, 1.0);
-    let (shape, precision) = ([outputs, inputs, 3], WeightPrecision::F32);
-    let layer = ConvWeights::upload(bench.gpu, "probe", shape, &weights, Some(&bias), precision);
-    let len = inputs * height * width;
-    let x = bench.tensor(&[len], &numbers(len, 80, 1.0));
-    let y = bench.output(&[outputs * height * width]);
-    bench.push(&Conv2d {
-        x: &x,
-        weights: &layer,
-        y: &y,
-        images: 1,
-        size: [height, width],
-        enlarge: false,
-        inputs: (0, inputs / 4),
-        outputs: (0, outputs / 4),
-        y_first: 0,
-        bias: true,
-        add: false,
-        activation: Activation::Silu,
-    });
-    bench.expect("conv2d", "conv2d", &y);
-
-    let channels = 3;
-    let len = SAMPLES * channels * SAMPLE;
-    let latents = bench.tensor(&[2 * len], &numbers(2 * len, 83, 1.0));
-    let quads = bench.output(&[8 * SAMPLES * SAMPLE]);
-    let ends = DetailPixels {
-        latents: &latents,
-        predicted: 0,
-        noised: len,
-        samples: SAMPLES,
-        channels,
-        size: [5, 7],
-        phase: None,
-        times: &bench.tensor(&[SAMPLES], &[0.25_f32, 0.75]),
-        quads: &quads,
-        way: Way::Join,
-    };
-    bench.push(&ends);
-    bench.push(&DetailPixels { way: Way::Add, ..ends });
-    bench.expect_exactly("detail_pixels, joined", "detail_pixels", &quads);
-    // The prediction doubled.
-    bench.expect_exactly("detail_pixels, added", "detail_pixels", &latents);
 }

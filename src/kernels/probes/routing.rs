@@ -1,7 +1,7 @@
 //! The kernels that score tokens for experts and select them.
 
 use super::Bench;
-use super::model::POOL;
+use super::experts::POOL;
 use super::numbers::{numbers, shares};
 use crate::kernels::{Choice, Predictor, RecordedScores, RoutePrototypes, RouteScore, RouteSelect};
 use crate::model::{NOT_ASKED, Selection};

@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
+use super::detail::CONVOLUTION;
+use super::experts::{POOL, counts, lists};
+use super::latents::{DENOISING, LEVEL, SAMPLE, SHIFT, kept};
 use super::model::{
-    CONTEXT, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL,
-    ROWS, SAMPLE, SAMPLES, SHIFT, SPANS, WIDTH, counts, kept, linear_bias, lists, modulation,
-    uneven_rows,
+    CONTEXT, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, OUTPUTS, ROWS, SAMPLES, SPANS, WIDTH,
+    linear_bias, modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::routing::{ALONE, CHOICE, LABELLED, SCORED, SELECTED, SELECTIONS, THRESHOLDS, cosines};

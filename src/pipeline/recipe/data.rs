@@ -108,8 +108,6 @@ impl Recipe {
         });
         let mix = settings.mix.iter().zip(&config.labels);
         let mix = mix.map(|(row, table)| row.map(|row| Label::of(table, row)));
-        let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
-        let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
         // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
         let together = settings.sampling.couples_images();
         Self {
@@ -118,7 +116,7 @@ impl Recipe {
             decoder: None,
             labels: labels.collect(),
             mix: mix.collect(),
-            prompts,
+            prompts: in_turn(&settings.prompts).to_vec(),
             sampling: settings.sampling.clone(),
             from_image: settings.init.is_some(),
             count,

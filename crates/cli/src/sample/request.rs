@@ -213,8 +213,7 @@ fn settings(
         Some(recipe) => recipe.builder(config)?,
         None => Settings::builder(config)
             .seed(new_seed())
-            .scheduler(arguments.scheduler.resolve(SchedulerKind::default_of(config))?)
-            .prompts(config.text.as_ref().map(|text| text.examples.clone()).unwrap_or_default()),
+            .scheduler(arguments.scheduler.resolve(SchedulerKind::default_of(config))?),
     };
     settings = settings.images(count);
     if let Some(recipe) = recipe {

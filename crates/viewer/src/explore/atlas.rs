@@ -89,10 +89,14 @@ impl AtlasView<'_> {
     }
 }
 
-/// The sheet of thumbnails; `None` unless it is a PNG of eight bits in red, green and blue.
+/// The sheet of thumbnails; `None` unless it is a PNG that fits into a texture.
 fn sheet(thumbnails: &Thumbnails) -> Option<ColorImage> {
-    let image = RgbImage::from_png(&base64::decode(&thumbnails.png).ok()?, MOST)?;
-    Some(ColorImage::from_rgb([image.width() as usize, image.height() as usize], image.pixels()))
+    let image = RgbImage::read_png(&base64::decode(&thumbnails.png).ok()?).ok()?;
+    let is_small = image.width().max(image.height()) <= MOST;
+    is_small.then(|| {
+        let size = [image.width() as usize, image.height() as usize];
+        ColorImage::from_rgb(size, image.pixels())
+    })
 }
 
 #[cfg(test)]

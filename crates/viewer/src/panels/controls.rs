@@ -33,8 +33,8 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     let Some(config) = app.session.model().map(|model| model.config.clone()) else { return };
     let controls = &mut app.session.controls;
     let dice = card(ui, "What to draw", |ui| {
-        if config.text.is_some() {
-            words(ui, controls);
+        if let Some(text) = &config.text {
+            words(ui, controls, &text.examples);
         }
         labels(ui, controls, &config);
         seed(ui, controls)
@@ -185,14 +185,18 @@ fn number(slider: Slider<'_>, min: f32, max: f32) -> Slider<'_> {
 }
 
 /// What to draw in words, for a model that reads them.
-fn words(ui: &mut Ui, controls: &mut Controls) {
-    for (title, text, example) in [
-        ("Prompt", &mut controls.prompt, "a robot, fluent 3d"),
+fn words(ui: &mut Ui, controls: &mut Controls, examples: &[String]) {
+    let example = examples.first().map_or("what to draw", String::as_str);
+    for (title, text, hint) in [
+        ("Prompt", &mut controls.prompt, example),
         ("Negative prompt", &mut controls.sampling.negative, "what the image should not show"),
     ] {
         let caption = caption(ui, title);
-        let edit = TextEdit::singleline(text).hint_text(example).desired_width(f32::INFINITY);
+        let edit = TextEdit::singleline(text).hint_text(hint).desired_width(f32::INFINITY);
         ui.add(edit).labelled_by(caption.id);
+    }
+    if controls.prompt.is_empty() && !examples.is_empty() {
+        caption(ui, "Without a prompt, images take the model's examples in turn.");
     }
 }
 

@@ -44,7 +44,8 @@ pub struct Controls {
     /// For each label table the row that is blended into those of all images, `None` for none; may be shorter than the list
     /// of tables. How much is part of the sampling.
     pub mix: Vec<Option<u32>>,
-    /// The prompt, for a text-conditioned model.
+    /// The prompt, for a text-conditioned model. If it is empty, the images take the model's examples in turn; a blank
+    /// ([`NO_PROMPT`]) stands for no prompt.
     pub prompt: String,
     /// How images are sampled: steps 1 to [`MAX_STEPS`], no negative prompt for a model without text.
     pub sampling: Sampling,
@@ -53,6 +54,9 @@ pub struct Controls {
     /// Images, 1 to [`MAX_COUNT`].
     pub count: usize,
 }
+
+/// What is written for no prompt at all: the tokenizer drops it.
+pub(super) const NO_PROMPT: &str = " ";
 
 impl Controls {
     /// Before there is a model.
@@ -138,7 +142,7 @@ impl Controls {
                 settings = settings.mix(&table.name, row);
             }
         }
-        if config.text.is_some() {
+        if config.text.is_some() && !self.prompt.is_empty() {
             settings = settings.prompt(&self.prompt);
         }
         settings.mix_strength(strength).unchecked()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
+use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS, NO_PROMPT};
 use super::selection::Selection;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Label, Recipe, RecipeError};
@@ -46,6 +46,8 @@ pub struct Share {
     pub labels: Vec<Vec<Label>>,
     /// The labels that are blended in, as a link writes them.
     pub mix: Vec<Option<Label>>,
+    /// The prompts as a link writes them, until the model is known.
+    pub(super) prompts: Vec<String>,
     /// Settings that a link leaves to the model.
     pub(super) unsaid: Vec<&'static str>,
     /// The selection of Explore, if it was open.
@@ -72,6 +74,7 @@ impl Share {
             labels: controls.labels(None),
             mix: controls.mix_labels(None),
             controls,
+            prompts: Vec::new(),
             unsaid: Vec::new(),
             explore: None,
             other: None,
@@ -117,11 +120,7 @@ impl Share {
             return most("steps", recipe.sampling.steps.to_string(), MAX_STEPS.to_string());
         }
         let choices: Option<Vec<_>> = recipe.labels.iter().map(|rows| choice(rows)).collect();
-        let (Some(choices), 0..=1) = (choices, recipe.prompts.len()) else {
-            return Err(format!(
-                "{origin} has several labels or prompts that take turns, which the app does not support. Use `diffmoe sample --like`"
-            ));
-        };
+        let Some(choices) = choices else { return Err(in_turn("labels", &origin)) };
         let mut differs = Vec::new();
         if let Some(weights) = recipe.weights {
             differs.push(format!("it used {weights} weights"));
@@ -148,13 +147,17 @@ impl Share {
         let controls = Controls {
             choices,
             mix: recipe.mix.iter().map(|other| other.as_ref().and_then(number)).collect(),
-            prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
+            prompt: match &recipe.prompts[..] {
+                [none] if none.is_empty() => NO_PROMPT.to_owned(),
+                [one] => one.clone(),
+                _ => String::new(),
+            },
             sampling: recipe.sampling,
             init: None,
             count: recipe.count,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
-        let Recipe { model, hash, decoder, labels, mix, unsaid, .. } = recipe;
+        let Recipe { model, hash, decoder, labels, mix, prompts, unsaid, .. } = recipe;
         Ok(Self {
             model,
             hash,
@@ -162,6 +165,7 @@ impl Share {
             controls,
             labels,
             mix,
+            prompts: if prompts.len() > 1 { prompts } else { Vec::new() },
             unsaid,
             explore,
             other,
@@ -175,8 +179,18 @@ impl Share {
     /// Fills in what only the model knows: rows that are named, and settings that the link does not have.
     ///
     /// # Errors
-    /// A message that names a label that the model does not have.
+    /// A message that names a label that the model does not have, or when several prompts take turns that are not the
+    /// model's examples.
     pub fn resolve(&mut self, config: &Config) -> Result<(), String> {
+        let examples = config.text.as_ref().map_or(&[][..], |text| &text.examples);
+        let prompts = std::mem::take(&mut self.prompts);
+        let turn = |texts: &[String]| -> Vec<_> {
+            texts.iter().cycle().take(self.controls.count).cloned().collect()
+        };
+        // Of the examples it is enough to say that there is no prompt.
+        if turn(&prompts) != turn(examples) && !prompts.is_empty() {
+            return Err(in_turn("prompts", &self.origin));
+        }
         let usual = Controls::for_model(config);
         let (controls, unsaid) = (&mut self.controls, std::mem::take(&mut self.unsaid));
         controls.sampling.take(&unsaid, &usual.sampling);
@@ -278,6 +292,12 @@ fn choice(rows: &[Label]) -> Option<Choice> {
         [Label::Row(row)] => Some(Choice::Row(*row)),
         _ => None,
     }
+}
+
+fn in_turn(what: &str, origin: &Origin) -> String {
+    format!(
+        "{origin} has several {what} that take turns, which the app does not support. Use `diffmoe sample --like`"
+    )
 }
 
 #[cfg(test)]
@@ -402,11 +422,39 @@ mod tests {
         assert!(Share::parse(wrong).unwrap_err().contains("rtol is not an option of heun"));
         let good = "seed=1&steps=5&guidance=2&labels=any";
         let refused = |more: &str| Share::parse(&format!("{good}&{more}")).unwrap_err();
-        assert!(refused("labels=3;4").contains("several labels or prompts"));
-        assert!(refused("prompt=a&prompt=b").contains("`diffmoe sample --like`"));
+        let several = refused("labels=3;4");
+        assert!(several.contains("several labels") && several.contains("`diffmoe sample --like`"));
         let other =
             Share::parse(&format!("{good}&weights=int8&rule=pool&count=4&batch=2")).unwrap();
         assert_eq!(other.differs.len(), 2);
+    }
+
+    /// Several prompts are those of the examples, or too many; an empty one is no prompt.
+    #[test]
+    fn prompts_are_one_or_the_examples() {
+        let config = Config::from_json(
+            r###"{"name":"tiny","kind":"dense","t_kind":"flow","labels":[],
+            "params":{"input_size":8,"num_classes":0,"patch_size":2,"depth":1,"hidden_size":8,"num_heads":2},
+            "text":{"vocab_size":5,"max_length":4,"hidden_size":8,"depth":1,"num_heads":1,"examples":["a","b","c"],
+            "tokenizer":{"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
+            "max_input_chars_per_word":100,"vocab":{"[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"a":4}},
+            "pre_tokenizer":{"type":"BertPreTokenizer"}}}}"###,
+        )
+        .unwrap();
+        let drawn = |prompts: &str| {
+            let mut share = Share::parse(&format!("seed=1&count=4{prompts}"))?;
+            share.resolve(&config)?;
+            Ok::<_, String>((
+                share.controls.prompt.clone(),
+                share.controls.settings(&config).prompts,
+            ))
+        };
+        let examples = (String::new(), ["a", "b", "c", "a"].map(String::from).to_vec());
+        assert_eq!(drawn(""), Ok(examples.clone()));
+        assert_eq!(drawn("&prompt=a&prompt=b&prompt=c"), Ok(examples));
+        assert_eq!(drawn("&prompt=b"), Ok(("b".into(), vec!["b".into(); 4])));
+        assert_eq!(drawn("&prompt="), Ok((" ".into(), vec![" ".into(); 4])));
+        assert!(drawn("&prompt=b&prompt=a").unwrap_err().contains("several prompts"));
     }
 
     #[test]
