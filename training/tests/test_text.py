@@ -311,6 +311,18 @@ def test_lessons_go_on_during_the_run(emoji_root):
         configs.load(emoji_root / "run.toml", ["train.teach_every=2"])
 
 
+def test_parts_of_names():
+    """Words of one name alone that are no name themselves; they and invented words come into sentences."""
+    names = ["milky way", "way out", "cat", "cat tree", "no 18"]
+    parts = prompts.parts_of_names(names)
+    assert parts == ["milky", "out", "tree"]
+    g = torch.Generator().manual_seed(0)
+    choose = lambda options: options[int(torch.randint(0, len(options), (), generator=g))]
+    words = {word for _ in range(1000) for word in prompts.free_sentence(choose, parts).split()}
+    assert set(parts) <= words and "way" not in words
+    assert len({prompts.invented(choose) for _ in range(500)}) > 400
+
+
 def test_free_sentences():
     """Every one names both and reads like none of the unseen ones."""
     g = torch.Generator().manual_seed(0)

@@ -120,7 +120,7 @@ impl Share {
             return most("steps", recipe.sampling.steps.to_string(), MAX_STEPS.to_string());
         }
         let choices: Option<Vec<_>> = recipe.labels.iter().map(|rows| choice(rows)).collect();
-        let Some(choices) = choices else { return Err(in_turn("labels", &origin)) };
+        let Some(choices) = choices else { return Err(in_turn(&origin)) };
         let mut differs = Vec::new();
         if let Some(weights) = recipe.weights {
             differs.push(format!("it used {weights} weights"));
@@ -184,12 +184,11 @@ impl Share {
     pub fn resolve(&mut self, config: &Config) -> Result<(), String> {
         let examples = config.text.as_ref().map_or(&[][..], |text| &text.examples);
         let prompts = std::mem::take(&mut self.prompts);
-        let turn = |texts: &[String]| -> Vec<_> {
-            texts.iter().cycle().take(self.controls.count).cloned().collect()
-        };
+        let of = |texts: &[String], image: usize| texts.get(image % texts.len().max(1)).cloned();
         // Of the examples it is enough to say that there is no prompt.
-        if turn(&prompts) != turn(examples) && !prompts.is_empty() {
-            return Err(in_turn("prompts", &self.origin));
+        let is_other = |image| of(&prompts, image) != of(examples, image);
+        if !prompts.is_empty() && (0..self.controls.count).any(is_other) {
+            return Err(in_turn(&self.origin));
         }
         let usual = Controls::for_model(config);
         let (controls, unsaid) = (&mut self.controls, std::mem::take(&mut self.unsaid));
@@ -294,9 +293,9 @@ fn choice(rows: &[Label]) -> Option<Choice> {
     }
 }
 
-fn in_turn(what: &str, origin: &Origin) -> String {
+fn in_turn(origin: &Origin) -> String {
     format!(
-        "{origin} has several {what} that take turns, which the app does not support. Use `diffmoe sample --like`"
+        "{origin} has several labels or prompts that take turns, which the app does not support. Use `diffmoe sample --like`"
     )
 }
 
@@ -423,7 +422,7 @@ mod tests {
         let good = "seed=1&steps=5&guidance=2&labels=any";
         let refused = |more: &str| Share::parse(&format!("{good}&{more}")).unwrap_err();
         let several = refused("labels=3;4");
-        assert!(several.contains("several labels") && several.contains("`diffmoe sample --like`"));
+        assert!(several.contains("several labels or prompts"), "{several}");
         let other =
             Share::parse(&format!("{good}&weights=int8&rule=pool&count=4&batch=2")).unwrap();
         assert_eq!(other.differs.len(), 2);
@@ -454,7 +453,7 @@ mod tests {
         assert_eq!(drawn("&prompt=a&prompt=b&prompt=c"), Ok(examples));
         assert_eq!(drawn("&prompt=b"), Ok(("b".into(), vec!["b".into(); 4])));
         assert_eq!(drawn("&prompt="), Ok((" ".into(), vec![" ".into(); 4])));
-        assert!(drawn("&prompt=b&prompt=a").unwrap_err().contains("several prompts"));
+        assert!(drawn("&prompt=b&prompt=a").unwrap_err().contains("`diffmoe sample --like`"));
     }
 
     #[test]

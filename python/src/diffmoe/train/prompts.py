@@ -9,6 +9,7 @@ wordings."""
 import json
 import os
 import re
+from collections import Counter
 
 import tokenizers
 import torch
@@ -82,15 +83,26 @@ def invented(choose):
     return "".join(choose(BEGINNINGS) + choose(VOWELS) + choose(ENDS) for _ in range(choose([1, 1, 2, 2, 3])))
 
 
-def meaningless(choose):
-    """A filler word, an invented one or, seldom, a mark."""
-    kind = choose("ffiiiim")
-    return choose(FILLER) if kind == "f" else choose(MARKS) if kind == "m" else invented(choose)
+def parts_of_names(names):
+    """Words of one name alone that are no name themselves, such as "milky": they are no reason to draw a milky way."""
+    said = [{word for wording in wordings(name) for word in re.findall("[a-z]{3,}", wording)} for name in names]
+    counts = Counter(word for words in said for word in words)
+    whole = {wording for name in names for wording in wordings(name)}
+    return sorted(word for word, count in counts.items() if count == 1 and word not in whole)
 
 
-def free_sentence(choose):
+def meaningless(choose, parts=()):
+    """A filler word, an invented one, one of ``parts`` or, seldom, a mark."""
+    kind = choose("ffiiipp" if parts else "ffiii")
+    if kind == "i":
+        return invented(choose) if choose(range(6)) else choose(MARKS)
+    return choose(FILLER if kind == "f" else parts)
+
+
+def free_sentence(choose, parts=()):
     """A random combination of parts; ``choose`` picks one of a list.  Three of four name subject and style in one of many
-    forms, half of them with meaningless words between; the others have nothing but meaningless words around the two."""
+    forms, half of them with meaningless words between; the others have nothing but meaningless words around the two.
+    ``parts``: words of names that may be among them."""
     if choose([True, True, True, False]):
         words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
         more = choose([0, 0, 1, 2])
@@ -98,7 +110,7 @@ def free_sentence(choose):
         words = [choose(["{s}", "{n}"]), "{t}"][:: choose([1, -1])]
         more = choose([1, 2, 3])
     for _ in range(more):
-        words.insert(choose(range(len(words) + 1)), meaningless(choose))
+        words.insert(choose(range(len(words) + 1)), meaningless(choose, parts))
     return " ".join(words).replace(" .", ".").replace(" !", "!").replace(" ?", "?")
 
 
@@ -173,6 +185,7 @@ class Prompter:
 
     def __init__(self, subjects, styles, reader):
         self.subjects, self.styles, self.reader = subjects, styles, reader
+        self.parts = parts_of_names(subjects)
 
     @property
     def null(self):
@@ -190,7 +203,7 @@ class Prompter:
         kinds = SUBJECT_ONLY if u < RARE else STYLE_ONLY if u < 2 * RARE else SENTENCES
         free = kinds is SENTENCES and float(torch.rand((), generator=generator)) < FREE
         name = choose(wordings(self.subjects[subject]))
-        sentence = free_sentence(choose) if free else choose(kinds)
+        sentence = free_sentence(choose, self.parts) if free else choose(kinds)
         prompt = fill(sentence, name, choose(STYLE_PHRASES[self.styles[style]]))
         return prompt, None if kinds is STYLE_ONLY else subject, None if kinds is SUBJECT_ONLY else style
 
