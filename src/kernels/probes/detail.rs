@@ -1,8 +1,7 @@
 //! The detail head: a convolution, and how its pixels come and go.
 
 use super::latents::SAMPLE;
-use super::model::SAMPLES;
-use super::numbers::numbers;
+use super::numbers::{SAMPLES, numbers};
 use super::{Bench, Exact};
 use crate::kernels::conv2d::Activation;
 use crate::kernels::detail_pixels::Way;

@@ -1,7 +1,6 @@
 //! The layers of experts, after the choice of their tokens.
 
-use super::model::SAMPLES;
-use super::numbers::{numbers, shares};
+use super::numbers::{SAMPLES, numbers, shares};
 use super::{Bench, Exact};
 use crate::gpu::Profile;
 use crate::kernels::weights::pack_stored;

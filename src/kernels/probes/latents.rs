@@ -1,8 +1,7 @@
 //! What schedulers do with images and predictions.
 
 use super::Bench;
-use super::model::SAMPLES;
-use super::numbers::numbers;
+use super::numbers::{SAMPLES, numbers};
 use crate::kernels::combine_latents::Region;
 use crate::kernels::denoise::Numbers;
 use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage, ShiftImage};

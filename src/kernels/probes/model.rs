@@ -1,6 +1,6 @@
 //! The kernels of models, without those that route.
 
-use super::numbers::numbers;
+use super::numbers::{SAMPLES, numbers};
 use super::{Bench, experts, latents};
 use crate::gpu::Profile;
 use crate::kernels::{
@@ -43,8 +43,6 @@ pub(super) fn embed_tokens(bench: &mut Bench) {
 pub(super) const ROWS: usize = 34;
 /// Columns of most probes.
 pub(super) const WIDTH: usize = 36;
-/// Samples of which the rows are.
-pub(super) const SAMPLES: usize = 2;
 /// Outputs of linear layers.
 pub(super) const OUTPUTS: usize = 40;
 /// Heads of attention, and their width.

@@ -1,4 +1,7 @@
-//! Numbers that look random, the same on every machine.
+//! The inputs of the probes: numbers that look random, the same on every machine.
+
+/// Samples of which the rows are.
+pub(super) const SAMPLES: usize = 2;
 
 /// The generator xorshift32.
 fn generator(seed: u32) -> impl FnMut() -> u32 {

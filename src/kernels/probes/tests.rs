@@ -9,10 +9,10 @@ use super::detail::CONVOLUTION;
 use super::experts::{POOL, counts, lists};
 use super::latents::{DENOISING, LEVEL, SAMPLE, SHIFT, kept};
 use super::model::{
-    CONTEXT, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, OUTPUTS, ROWS, SAMPLES, SPANS, WIDTH,
-    linear_bias, modulation, uneven_rows,
+    CONTEXT, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, OUTPUTS, ROWS, SPANS, WIDTH, linear_bias,
+    modulation, uneven_rows,
 };
-use super::numbers::{numbers, shares};
+use super::numbers::{SAMPLES, numbers, shares};
 use super::routing::{ALONE, CHOICE, LABELLED, SCORED, SELECTED, SELECTIONS, THRESHOLDS, cosines};
 use super::*;
 use crate::gpu::testing::PROFILES;
