@@ -186,18 +186,18 @@ fn number(slider: Slider<'_>, min: f32, max: f32) -> Slider<'_> {
 
 /// What to draw in words, for a model that reads them.
 fn words(ui: &mut Ui, controls: &mut Controls, examples: &[String]) {
-    let example = examples.first().map_or("what to draw", String::as_str);
-    for (title, text, hint) in [
-        ("Prompt", &mut controls.prompt, example),
-        ("Negative prompt", &mut controls.sampling.negative, "what the image should not show"),
-    ] {
+    let field = |ui: &mut Ui, title: &str, text: &mut String, hint: &str| {
         let caption = caption(ui, title);
         let edit = TextEdit::singleline(text).hint_text(hint).desired_width(f32::INFINITY);
         ui.add(edit).labelled_by(caption.id);
-    }
+    };
+    let example = examples.first().map_or("what to draw", String::as_str);
+    field(ui, "Prompt", &mut controls.prompt, example);
     if controls.prompt.is_empty() && !examples.is_empty() {
         caption(ui, "Without a prompt, images take the model's examples in turn.");
     }
+    let negative = &mut controls.sampling.negative;
+    field(ui, "Negative prompt", negative, "what the image should not show");
 }
 
 fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
