@@ -101,9 +101,7 @@ fn compare(checkpoint: &Checkpoint, kinds: &str) {
 fn the_footprint_is_what_the_shipped_files_take_to_the_byte() {
     let _turn = turn();
     let gpu = device(Profile::Software);
-    for (name, kinds) in
-        [("emoji", "int8 and f16"), ("emoji_text", "int8 and f16"), ("eurosat", "int8")]
-    {
+    for (name, kinds) in [("emoji", "int8 and f16"), ("emoji_text", "int8"), ("eurosat", "int8")] {
         let checkpoint = shipped(name);
         let precisions = WeightChoice::Auto.resolve(&checkpoint);
         assert_eq!(precisions.to_string(), kinds, "{name}");

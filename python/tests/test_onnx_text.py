@@ -115,8 +115,11 @@ def test_the_graphs_draw_what_the_pipeline_draws(name, routing, tmp_path, capsys
         feed = {"x": np.tile(z, (2, 1, 1, 1)), "t": np.full(4, i / steps, np.float32)} | handed[text]
         feed |= {table.name: np.array([0, 1, table.null, table.null]) for table in c.labels}
         drawn, null = np.split(graphs[step].run(None, feed)[0], 2)
-        z = z + (null + np.float32(1.5) * (drawn - null)) / np.float32(steps)
+        guided = null + np.float32(1.5) * (drawn - null)
+        velocity = guided if c.prediction == "velocity" else (guided - z) / np.float32(1 - i / steps)
+        z = z + velocity / np.float32(steps)
     settings = {"num_inference_steps": steps, "guidance_scale": 1.5, "scheduler": "euler", "output_type": "latent"}
+    settings |= {"cycle_spin": 1}
     settings |= {"labels": {table.name: [0, 1] for table in c.labels}} if c.labels else {}
-    assert c.prediction == "velocity"
+    assert c.prediction == {"emoji_text": "data", "labelled": "velocity"}[name]
     assert error(z, pipe(prompt=PROMPTS[::2], latents=first, **settings).samples) < 1e-4

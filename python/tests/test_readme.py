@@ -23,9 +23,9 @@ def test_examples(monkeypatch, tmp_path):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["out"].images[0].size == (64, 64)
-    # The loop in onnxruntime is Euler's method with the model's defaults.
-    noise = np.random.default_rng(7).standard_normal((1, 3, 32, 32), np.float32)
-    settings = {"scheduler": "euler", "latents": noise, "output_type": "latent"}
+    # The loop in onnxruntime is Euler's method with the model's guidance.
+    noise = np.random.default_rng(7).standard_normal((1, 3, 64, 64), np.float32)
+    settings = {"scheduler": "euler", "num_inference_steps": 30, "cycle_spin": 1, "latents": noise, "output_type": "latent"}
     drawn = Pipeline.from_pretrained("assets/emoji_text.safetensors")(prompt="a fox, twemoji", **settings)
     assert error(names["x"], drawn.samples) < 1e-3
     assert (tmp_path / "residential.png").is_file() and (tmp_path / "routing.safetensors").is_file()

@@ -88,7 +88,7 @@ fn an_image_is_drawn_again_from_its_own_settings() {
     assert_eq!((parameters.negative.as_str(), parameters.seed()), ("blob", Some(8)));
     assert_eq!(
         (parameters.get("Size"), parameters.get("Model")),
-        (Some("32x32"), Some("emoji_text"))
+        (Some("64x64"), Some("emoji_text"))
     );
 }
 
