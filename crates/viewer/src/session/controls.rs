@@ -45,7 +45,7 @@ pub struct Controls {
     /// of tables. How much is part of the sampling.
     pub mix: Vec<Option<u32>>,
     /// The prompt, for a text-conditioned model. If it is empty, the images take the model's examples in turn; a blank
-    /// ([`NO_PROMPT`]) stands for no prompt.
+    /// stands for no prompt.
     pub prompt: String,
     /// How images are sampled: steps 1 to [`MAX_STEPS`], no negative prompt for a model without text.
     pub sampling: Sampling,
