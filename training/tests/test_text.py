@@ -312,7 +312,7 @@ def test_lessons_go_on_during_the_run(emoji_root):
 
 
 def test_parts_of_names():
-    """Words of one name alone that are no name themselves; they and invented words come into sentences."""
+    """Words that occur in one name only and are not names are found; sentences contain them and invented words."""
     names = ["milky way", "way out", "cat", "cat tree", "no 18"]
     parts = prompts.parts_of_names(names)
     assert parts == ["milky", "out", "tree"]

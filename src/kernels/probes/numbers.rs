@@ -1,6 +1,6 @@
 //! The inputs of the probes: numbers that look random, the same on every machine.
 
-/// Samples of which the rows are.
+/// Samples that the rows belong to.
 pub(super) const SAMPLES: usize = 2;
 
 /// The generator xorshift32.

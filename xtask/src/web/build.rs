@@ -53,8 +53,8 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     Ok(Built { js, programs, target_folder })
 }
 
-/// Options that leave the folders of downloaded packages out of the places that panics name: the page has the same bytes on
-/// every machine, and 20 kB fewer. Folders with a space, at which cargo would split an option, stay.
+/// Compiler options that remove the folder of downloaded packages from panic locations, so that the page has the same bytes
+/// on every machine and is 20 kB smaller. A folder with a space stays, because cargo would split the option there.
 fn without_registries() -> String {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let home = variable("CARGO_HOME").or_else(|| {

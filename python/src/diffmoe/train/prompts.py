@@ -78,13 +78,14 @@ def fill(sentence, name, phrase):
 
 
 def invented(choose):
-    """A word of one to three syllables that means nothing: its pieces are those of names, and the model has to learn that
-    a word it does not know is no name."""
+    """A meaningless word of one to three syllables.  Its pieces also occur in names, so the model learns that an unknown
+    word is not a name."""
     return "".join(choose(BEGINNINGS) + choose(VOWELS) + choose(ENDS) for _ in range(choose([1, 1, 2, 2, 3])))
 
 
 def parts_of_names(names):
-    """Words of one name alone that are no name themselves, such as "milky": they are no reason to draw a milky way."""
+    """Words that occur in one name only and are not names themselves, such as "milky": alone they do not ask for the
+    subject of that name."""
     said = [{word for wording in wordings(name) for word in re.findall("[a-z]{3,}", wording)} for name in names]
     counts = Counter(word for words in said for word in words)
     whole = {wording for name in names for wording in wordings(name)}
@@ -92,7 +93,7 @@ def parts_of_names(names):
 
 
 def meaningless(choose, parts=()):
-    """A filler word, an invented one, one of ``parts`` or, seldom, a mark."""
+    """A filler word, an invented one, one of ``parts`` or, rarely, a mark."""
     kind = choose("ffiiipp" if parts else "ffiii")
     if kind == "i":
         return invented(choose) if choose(range(6)) else choose(MARKS)
@@ -101,7 +102,7 @@ def meaningless(choose, parts=()):
 
 def free_sentence(choose, parts=()):
     """A random combination of parts; ``choose`` picks one of a list.  Three of four name subject and style in one of many
-    forms, half of them with meaningless words between; the others have nothing but meaningless words around the two.
+    forms, half of them with meaningless words inserted; the others consist of the two and meaningless words.
     ``parts``: words of names that may be among them."""
     if choose([True, True, True, False]):
         words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
