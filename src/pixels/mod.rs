@@ -348,7 +348,9 @@ mod tests {
         let pixels: Vec<u8> = (0..3 * 16 * 9).map(|i| (i * 7 % 256) as u8).collect();
         let image = RgbImage::from_raw(16, 9, pixels).unwrap();
         let small = image.to_small_png().unwrap();
-        assert_eq!(RgbImage::read_png(&small).unwrap(), image);
+        assert_eq!(RgbImage::read_png_within(&small, 16 * 9).unwrap(), image);
+        assert!(RgbImage::read_png_within(&small, 16 * 9 - 1).is_err(), "too large");
+        assert!(RgbImage::read_png_within(b"hello", 16 * 9).is_err());
         assert!(small.len() <= image.to_png(&[]).unwrap().len());
     }
 }

@@ -15,12 +15,14 @@ pub enum PngReadError {
     #[error("not a PNG file that can be read: {0}")]
     Decoding(#[from] png::DecodingError),
     /// More pixels than are read.
-    #[error("the image has {width}×{height} pixels; at most {} million are read", MOST_PIXELS / 1_000_000)]
+    #[error("the image has {width}×{height} pixels; at most {} million are read", most / 1_000_000)]
     TooLarge {
         /// Pixels per row.
         width: u32,
         /// Rows.
         height: u32,
+        /// Most pixels that are read.
+        most: u64,
     },
     /// A file without pixels.
     #[error("the image is empty")]
@@ -34,12 +36,20 @@ impl RgbImage {
     /// # Errors
     /// When the file is no PNG, is damaged, or has more than 64 million pixels.
     pub fn read_png(file: &[u8]) -> Result<Self, PngReadError> {
+        Self::read_png_within(file, MOST_PIXELS)
+    }
+
+    /// As [`RgbImage::read_png`], for files of at most `most` pixels; larger ones are refused before they are decoded.
+    ///
+    /// # Errors
+    /// As [`RgbImage::read_png`], with this limit.
+    pub fn read_png_within(file: &[u8], most: u64) -> Result<Self, PngReadError> {
         let mut decoder = png::Decoder::new(Cursor::new(file));
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let mut reader = decoder.read_info()?;
         let (width, height) = (reader.info().width, reader.info().height);
-        let too_large = PngReadError::TooLarge { width, height };
-        if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        let too_large = PngReadError::TooLarge { width, height, most };
+        if u64::from(width) * u64::from(height) > most {
             return Err(too_large);
         }
         let mut bytes = vec![0; reader.output_buffer_size().ok_or(too_large)?];

@@ -91,7 +91,8 @@ impl AtlasView<'_> {
 
 /// The sheet of thumbnails; `None` unless it is a PNG that fits into a texture.
 fn sheet(thumbnails: &Thumbnails) -> Option<ColorImage> {
-    let image = RgbImage::read_png(&base64::decode(&thumbnails.png).ok()?).ok()?;
+    let most = u64::from(MOST) * u64::from(MOST);
+    let image = RgbImage::read_png_within(&base64::decode(&thumbnails.png).ok()?, most).ok()?;
     let is_small = image.width().max(image.height()) <= MOST;
     is_small.then(|| {
         let size = [image.width() as usize, image.height() as usize];
