@@ -2,7 +2,7 @@
 //! `cargo bench -p diffmoe --bench forward -- [MODEL.safetensors [BATCH [RUNS [OUTPUT.safetensors]]]]`, without a model
 //! `emoji`.
 //!
-//! The input is a formula (also in `onnx_forward.py`, which compares this program with ONNX Runtime), the
+//! The input is a formula (also in `random_weights.py`; `peers.py` compares this program with ONNX Runtime and PyTorch), the
 //! routing is the official one. Prints the times in milliseconds as JSON; `RAYON_NUM_THREADS` sets the threads.
 
 use std::collections::HashMap;

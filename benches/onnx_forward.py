@@ -1,100 +1,13 @@
-"""The same forward pass in ONNX Runtime, to compare the CPU engine with.
+"""A DiffMoE model as a graph of ONNX operators, for `peers.py`.
 
-    python benches/onnx_forward.py MODEL.safetensors [--batch 2] [--rust target/release/deps/forward-…]
-    python benches/onnx_forward.py --make mini|s-e16 MODEL.safetensors      # a model with random weights
-
-Needs numpy, onnx, onnxruntime and safetensors. Two graphs of the DiffMoE layer are tried, because
-neither is always the faster: `gather` (TopK with the predicted k, gather, expert, scatter-add: the work
-of the official code) and `dense` (every expert sees every token, unchosen ones are multiplied by 0). Each
-is tried with attention as plain ONNX operators and as ONNX Runtime's fused operator. All must agree. With
-`--rust`, the named benchmark program runs in turns with them, on the same input, and must agree too.
+The layer of experts has two forms, because neither is always the faster: `gather` (TopK with the predicted k, gather,
+expert, scatter-add: the work of the official code) and `dense` (every expert sees every token, unchosen ones are multiplied
+by 0). Attention has two as well: plain ONNX operators, or ONNX Runtime's fused operator.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import tempfile
-import time
-
 import numpy as np
-import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
-
-PRESETS = {
-    "mini": dict(input_size=16, depth=6, hidden_size=192, num_heads=6, num_experts=8),
-    "s-e16": dict(input_size=16, depth=12, hidden_size=384, num_heads=6, num_experts=16),
-}
-
-
-def random_model(preset, path):
-    """Weights as after training in size, and thresholds that give a mean capacity near 1."""
-    p = dict(PRESETS[preset])
-    experts = p.pop("num_experts")
-    params = dict(p, num_classes=10, patch_size=2, mlp_ratio=4, use_swiglu=False, learn_sigma=False,
-                  MoE_config=dict(num_experts=experts, capacity=1, n_shared_experts=0, interleave=True))
-    config = dict(name=preset, kind="diffmoe", t_kind="flow", time_scale=1000, null_class=10, params=params)
-    d, side = p["hidden_size"], p["input_size"] // 2
-    rng = np.random.default_rng(0)
-    w = {}
-
-    def linear(name, out, inp):
-        w[f"{name}.weight"] = (rng.standard_normal((out, inp)) * (2 / (out + inp)) ** 0.5).astype(np.float32)
-        w[f"{name}.bias"] = (rng.standard_normal(out) * 0.02).astype(np.float32)
-
-    def ffn(name):
-        linear(f"{name}.fc1", 4 * d, d)
-        linear(f"{name}.fc2", d, 4 * d)
-
-    omega = 10000.0 ** -(np.arange(d // 4) / (d / 4))
-    sincos = lambda v: np.concatenate([np.sin(v * omega), np.cos(v * omega)])
-    grid = [np.concatenate([sincos(c), sincos(r)]) for r in range(side) for c in range(side)]
-    w["pos_embed"] = np.array(grid, np.float32)[None]
-    linear("x_embedder.proj", d, 16)
-    w["x_embedder.proj.weight"] = w["x_embedder.proj.weight"].reshape(d, 4, 2, 2)
-    linear("t_embedder.mlp.0", d, 256)
-    linear("t_embedder.mlp.2", d, d)
-    w["y_embedder.embedding_table.weight"] = rng.standard_normal((11, d)).astype(np.float32)
-    for i in range(p["depth"]):
-        linear(f"blocks.{i}.attn.qkv", 3 * d, d)
-        linear(f"blocks.{i}.attn.proj", d, d)
-        linear(f"blocks.{i}.adaLN_modulation.1", 6 * d, d)
-        mlp = f"blocks.{i}.mlp"
-        if i % 2 == 0:
-            ffn(mlp)
-            continue
-        w[f"{mlp}.gate_weight"] = (rng.standard_normal((experts, d)) * 0.1).astype(np.float32)
-        w[f"{mlp}.expert_threshold"] = np.full(experts, 0.5, np.float32)
-        w[f"{mlp}.ema_decay"] = np.array([0.95], np.float32)
-        for j in range(experts):
-            ffn(f"{mlp}.experts.{j}")
-        linear(f"{mlp}.capacity_predictor.0", d, d)
-        linear(f"{mlp}.capacity_predictor.2", experts, d)
-    linear("final_layer.linear", 16, d)
-    linear("final_layer.adaLN_modulation.1", 2 * d, d)
-    # A layer's routing changes what the layers behind it see, so thresholds settle one layer a round.
-    moe = [i for i in range(p["depth"]) if i % 2]
-    inputs = sample_inputs(config, 2)
-    for _ in moe:
-        graph = Graph(config, w, 2, "gather", "plain", taps=True)
-        values = dict(zip(graph.outputs, graph.session().run(None, inputs)))
-        for i in moe:
-            w[f"blocks.{i}.mlp.expert_threshold"] = np.quantile(
-                values[f"capacity.{i}"], 1 - 1 / experts, axis=0).astype(np.float32)
-    save_file(w, path, {"diffmoe": json.dumps(config)})
-
-
-def sample_inputs(config, batch):
-    params = config["params"]
-    shape = (batch, params.get("in_channels", 4), params["input_size"], params["input_size"])
-    x = np.sin(0.9 * np.arange(np.prod(shape), dtype=np.float64) + 0.1).astype(np.float32).reshape(shape)
-    inputs = dict(x=x, t=np.full(batch, 0.45, np.float32))
-    for n, table in enumerate(label_tables(config)):
-        inputs[f"y{n}"] = np.arange(batch, dtype=np.int64) % max(table["null"], 1)
-    return inputs
 
 
 def label_tables(config):
@@ -254,65 +167,7 @@ class Graph:
         return ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--make", choices=PRESETS)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=10, help="per round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rust", help="the benchmark program `forward`")
-    args = parser.parse_args()
-    if args.make:
-        return random_model(args.make, args.model)
-    with safe_open(args.model, "numpy") as file:
-        config = json.loads(file.metadata()["diffmoe"])
-    w = {name: value.astype(np.float32) for name, value in load_file(args.model).items()}
-    inputs = sample_inputs(config, args.batch)
-    sessions, outs = {}, {}
-    for form in ("gather", "dense") if config["kind"] == "diffmoe" else ("gather",):
-        for attention in ("plain", "fused"):
-            name = f"onnx {form}, {attention} attention"
-            sessions[name] = Graph(config, w, args.batch, form, attention).session(args.threads)
-            outs[name] = sessions[name].run(["out"], inputs)[0]
-    first = next(iter(outs.values()))
-    times = {name: [] for name in sessions}
-    rust, device = [], ""
-    for turn in range(args.rounds):
-        for name, session in sessions.items():
-            session.run(None, inputs)
-            for _ in range(args.runs):
-                begin = time.perf_counter()
-                session.run(None, inputs)
-                times[name].append((time.perf_counter() - begin) * 1e3)
-        if args.rust:
-            with tempfile.TemporaryDirectory() as folder:
-                dump = os.path.join(folder, "taps.safetensors")
-                command = [args.rust, args.model, str(args.batch), str(args.runs), dump]
-                environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
-                text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-                result = json.loads(text)
-                rust.append(result["median_ms"])
-                device = result["device"]
-                taps = load_file(dump)
-                outs["rust"] = taps["out"]
-                counts = [taps[key].sum() for key in taps if key.endswith(".k")]
-    if rust:
-        times["rust"] = rust
-        tokens = args.batch * (config["params"]["input_size"] // config["params"]["patch_size"]) ** 2
-        if counts:
-            print(f"mean capacity {sum(counts) / tokens / len(counts):.3f}")
-    print(f"{os.path.basename(args.model)}: batch {args.batch}, {args.threads} threads, ONNX Runtime {ort.__version__}; rust: {device}")
-    best = min(np.median(t) for name, t in times.items() if name != "rust")
-    for name, t in times.items():
-        error = np.abs(outs[name] - first).max() / np.abs(first).max()
-        median = np.median(t)
-        print(f"{name:32} median {median:8.2f} ms, fastest {min(t):8.2f}, {best / median:5.2f}x the best of ONNX Runtime,"
-              f" relative difference {error:.1e}")
-        if error > 1e-3:
-            raise SystemExit(f"{name} disagrees")
-
-
-if __name__ == "__main__":
-    main()
+def forms(config):
+    """(layer of experts, attention) of each graph that is tried."""
+    experts = ("gather", "dense") if config["kind"] == "diffmoe" else ("gather",)
+    return [(moe, attention) for moe in experts for attention in ("plain", "fused")]

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: a fixed set of models and batches on the CPU, every way to compute in turns, and ONNX Runtime
-//! beside it where a Python with it is found.
+//! and PyTorch beside it where a Python with them is found.
 //!
 //! All ways get the same weights and inputs. A round runs each of them once, so that other work on the machine meets all
 //! alike; ratios are taken within a round.
@@ -21,7 +21,7 @@ f32, bf16 and int8 in turns. Writes target/bench.json and target/bench.md. RAYON
   --update     also replace the table in docs/performance.md
 
 DIFFMOE_PYTHON names a Python with onnxruntime, onnx, numpy and safetensors (default python3) for the comparison of a
-forward pass with ONNX Runtime; without it the comparison is left out.";
+forward pass with ONNX Runtime, and with PyTorch where torch is installed, too; without it the comparison is left out.";
 
 /// Where the table is kept, between these lines.
 const DOCUMENT: &str = "docs/performance.md";
@@ -234,25 +234,22 @@ fn as_json(cases: &[Case], device: &str) -> String {
     format!("{all:#}\n")
 }
 
-/// One forward pass beside ONNX Runtime, or why not.
+/// One forward pass beside ONNX Runtime and PyTorch, or why not.
 fn peers() -> String {
     let python = std::env::var("DIFFMOE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let mut out = String::new();
-    if succeeds(&python, &["-c", "import numpy, onnx, onnxruntime, safetensors"]) {
-        out += &match against_onnx(&python) {
-            Ok(text) => {
-                format!("\nONNX Runtime, one forward pass in turns:\n\n```text\n{text}```\n")
-            }
-            Err(message) => format!("\nThe comparison with ONNX Runtime failed: {message}\n"),
-        };
-    } else {
-        out += "\nONNX Runtime: not compared, no Python with onnxruntime was found.\n";
+    if !succeeds(&python, &["-c", "import numpy, onnx, onnxruntime, safetensors"]) {
+        return "\nONNX Runtime and PyTorch: not compared, no Python with onnxruntime was found.\n"
+            .into();
     }
-    out += "PyTorch: not compared.\n";
-    out
+    match against_peers(&python) {
+        Ok(text) => {
+            format!("\nOne forward pass in turns with other programs:\n\n```text\n{text}```\n")
+        }
+        Err(message) => format!("\nThe comparison with other programs failed: {message}\n"),
+    }
 }
 
-fn against_onnx(python: &str) -> Result<String, String> {
+fn against_peers(python: &str) -> Result<String, String> {
     run("cargo", &["build", "--release", "--package", "diffmoe", "--bench", "forward"], &[])?;
     let deps = target_folder().join("release/deps");
     let files = std::fs::read_dir(&deps).map_err(|e| format!("{}: {e}", deps.display()))?;
@@ -265,15 +262,20 @@ fn against_onnx(python: &str) -> Result<String, String> {
         .filter(is_program)
         .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
         .ok_or("the benchmark program was not built")?;
+    let threads = std::env::var("RAYON_NUM_THREADS").unwrap_or_else(|_| "2".into());
+    let script = "benches/peers.py";
     let mut out = String::new();
     for (preset, batch) in [("mini", "8"), ("s-e16", "1")] {
         let model = target_folder().join(format!("bench-{preset}.safetensors"));
-        let script = "benches/onnx_forward.py";
         if !model.exists() {
             run(python, &[script, "--make", preset, text(&model)?], &[])?;
         }
-        let arguments = [script, text(&model)?, "--batch", batch, "--rust", text(&newest)?];
-        let output = Command::new(python).args(arguments).output().map_err(|e| e.to_string())?;
+        let output = Command::new(python)
+            .args([script, text(&model)?, "--batch", batch, "--threads", &threads])
+            .args(["--rust", text(&newest)?])
+            .env("PYTHONPATH", "python/src")
+            .output()
+            .map_err(|e| e.to_string())?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }

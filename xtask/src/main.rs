@@ -14,7 +14,7 @@ const HELP: &str = "usage: cargo xtask TASK
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
          and run every test: on a software adapter where there is no GPU, in Python, and in a browser
-  bench  time a fixed set of models on the CPU, with ONNX Runtime beside it where it is found;
+  bench  time a fixed set of models on the CPU, with ONNX Runtime and PyTorch beside it where they are found;
          `cargo xtask bench --help` lists its options
   fuzz   give damaged and hostile input to everything that reads foreign files;
          `cargo xtask fuzz --help` lists its options

@@ -103,6 +103,11 @@ class Train:
     t_late: float = 0.0  # share of times drawn from U(t_late_from, 1) instead: trains the end of the trajectory
     t_late_from: float = 0.6
     least_noise: float = 0.05  # prediction "data": lower limit of 1 - t in the loss
+    # a refiner: the exported file whose model computes the steps before it.  That model makes the last step for this share of
+    # the samples whose time is below refines_until (see handover)
+    refines: str = ""
+    refines_share: float = 0.5
+    refines_until: float = 0.75
     gradient_weight: float = 0.0  # flow: adds this times the squared error of the differences between neighbouring pixels
     bce_weight: float = 1.0
     drop_all: float = 0.1
@@ -153,6 +158,10 @@ def check(c):
                          "expected a share in [0, 1] and a time in [0, 1)")
     if not 0 < t.least_noise <= 1:
         raise ValueError(f"train.least_noise = {t.least_noise}; expected a value above 0 and at most 1")
+    if t.refines and (t.objective != "flow" or c.text.hidden_size):
+        raise ValueError("train.refines needs a flow model with labels: only those have refiners that can be trained so")
+    if not 0 <= t.refines_share <= 1:
+        raise ValueError(f"train.refines_share = {t.refines_share}; expected a share in [0, 1]")
     if t.judge_minutes and t.objective != "flow":
         raise ValueError("train.judge_minutes needs a flow model: it measures the error of the predicted image")
     if t.keep_best and not t.judge_minutes:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..config import Config
 from . import config as configs
-from . import data, describe, flow, heldout, objective, prompts, schedule, start
+from . import data, describe, flow, handover, heldout, objective, prompts, schedule, start
 from .ema import Ema
 from .exported import load_exported
 from .model import DiT
@@ -79,6 +79,7 @@ class Trainer:
             for m in self.model.dynamic_layers().values():
                 m.threshold_ready.fill_(1)
         self.objective = objective.make(self.c)
+        self.handover = handover.of_run(c, self.dataset.tables, self.device)
         self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
         self.ema_long = Ema(self.model, t.ema_long, t.ema_warmup, t.paper_thresholds) if t.ema_long else None
         groups, self.scales = self.groups()
@@ -191,7 +192,9 @@ class Trainer:
         for m in self.model.dynamic_layers().values() if t.capacity_schedule else ():
             m.capacity = schedule.capacity(t.capacity_schedule, self.step, m.num_experts, self.c.model.capacity)
         with self.autocast:
-            out, bce = self.run(self.objective.noised(x, noise, tt), tt, labels)
+            before = self.handover
+            z = before.noised(x, noise, tt, labels) if before else self.objective.noised(x, noise, tt)
+            out, bce = self.run(z, tt, labels)
             lesson = self.lessons.loss(self.model) if self.lessons and self.step % t.teach_every == 0 else 0
         losses = self.objective.loss(out, x, noise, tt)
         (losses.mean() + t.bce_weight * bce + lesson).backward()
