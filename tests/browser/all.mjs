@@ -1,7 +1,5 @@
 // Every test in a browser: `node --test tests/browser/all.mjs`, after `cargo xtask web --offline`.
 
-import { after } from "node:test";
-import { close } from "./lab.mjs";
 import "./explore.mjs";
 import "./generator.mjs";
 import "./latents.mjs";
@@ -13,6 +11,4 @@ import "./endurance.mjs";
 import "./engines.mjs";
 import "./policy.mjs";
 import "./npm.mjs";
-
-after(close);
 import "./screens.mjs";

@@ -4,6 +4,7 @@ import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { after } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
@@ -42,6 +43,9 @@ export async function close() {
   await browser.close();
   site.close();
 }
+
+// Under `node --test`, whichever file it was given; scripts close by themselves.
+if (process.env.NODE_TEST_CONTEXT) after(close);
 
 /** Runs in every page before its own scripts. */
 function instruments(options) {

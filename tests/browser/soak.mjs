@@ -4,13 +4,11 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { close, DIST, site, withPage } from "./lab.mjs";
+import { test } from "node:test";
+import { DIST, site, withPage } from "./lab.mjs";
 
 const CUTS = Number(process.env.CUTS ?? 100);
 const IMAGES = Number(process.env.IMAGES ?? 200);
-
-after(close);
 
 site.special.set("/empty.html", (_, response) =>
   response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>empty</title><link rel=icon href=data:,>"));
