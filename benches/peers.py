@@ -63,7 +63,7 @@ def torch_ways(path, config, inputs, threads):
 
 
 def rust_once(program, model, batch, runs, threads):
-    """(median in ms, device, output, mean capacity or None) of a run of the benchmark program."""
+    """(median in ms, device, output, tokens of each expert by layer) of a run of the benchmark program."""
     with tempfile.TemporaryDirectory() as folder:
         dump = os.path.join(folder, "taps.safetensors")
         environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
