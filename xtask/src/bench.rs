@@ -266,7 +266,7 @@ fn against_peers(python: &str) -> Result<String, String> {
     let script = "benches/peers.py";
     let mut out = String::new();
     for (preset, batch) in [("mini", "8"), ("s-e16", "1")] {
-        let model = target_folder().join(format!("bench-{preset}.safetensors"));
+        let model = target_folder().join(format!("bench-peers-{preset}.safetensors"));
         if !model.exists() {
             run(python, &[script, "--make", preset, text(&model)?], &[])?;
         }
