@@ -6,7 +6,7 @@ import torch
 from diffmoe.train import config as configs
 from diffmoe.train import data, exported, flow, handover, loop
 import reference_sampler
-from test_refined import files, random_file  # noqa: F401 - a fixture
+from test_refined import files  # noqa: F401 - a fixture
 
 FINE = ["model.prediction=data", "model.hidden_size=32"]
 
