@@ -3,10 +3,10 @@
     python benches/peers.py MODEL.safetensors [--batch 2] [--rust target/release/deps/forward-…]
     python benches/peers.py --make mini|s-e16 MODEL.safetensors      # a model with random weights
 
-Needs numpy, onnx, onnxruntime and safetensors; PyTorch takes part where torch and the package in `python/` are installed.
-ONNX Runtime runs the graphs of `onnx_forward.py`. PyTorch runs the trainer's model, which computes the experts as batched
-products without a loop over them: as it is, and compiled by `torch.compile`, in f32 and with autocast in bf16. With
-`--rust`, the named benchmark program runs in turns with them, on the same input. All that compute in f32 must agree.
+Needs numpy, onnx, onnxruntime and safetensors. PyTorch is included if torch and the package in `python/` are installed.
+ONNX Runtime runs the graphs of `onnx_forward.py`. PyTorch runs the trainer's model, which computes all experts of a layer in
+batched products: eager and with `torch.compile`, in f32 and in bf16 (autocast). With `--rust`, the benchmark program takes
+turns with them on the same input. All f32 outputs must agree.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def onnx_ways(config, w, inputs, batch, threads):
             for moe, attention in forms(config)}
 
 
-def torch_ways(path, config, inputs, threads):
+def torch_ways(path, inputs, threads):
+    """As ``onnx_ways``; empty if PyTorch or the package is not installed."""
     try:
         import torch
         from diffmoe.train.exported import load_exported
@@ -80,7 +81,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--make", choices=random_weights.PRESETS)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("RAYON_NUM_THREADS", 2)))
     parser.add_argument("--runs", type=int, default=10, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rust", help="the benchmark program `forward`")
@@ -92,7 +93,7 @@ def main():
     w = {name: value.astype(np.float32) for name, value in load_file(args.model).items()}
     inputs = random_weights.sample_inputs(config, args.batch)
     ways = onnx_ways(config, w, inputs, args.batch, args.threads)
-    ways |= torch_ways(args.model, config, inputs, args.threads)
+    ways |= torch_ways(args.model, inputs, args.threads)
     outs = {name: once() for name, once in ways.items()}
     first = next(iter(outs.values()))
     times = {name: [] for name in ways}

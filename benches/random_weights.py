@@ -1,4 +1,4 @@
-"""Models with random weights of the usual sizes, for `peers.py`."""
+"""Models of standard sizes with random weights, and their inputs, for `peers.py`."""
 
 import json
 
@@ -14,7 +14,7 @@ PRESETS = {
 
 
 def random_model(preset, path):
-    """Weights as after training in size, and thresholds that give a mean capacity near 1."""
+    """Writes a model file: random weights about as large as trained ones, and thresholds for a mean capacity near 1."""
     p = dict(PRESETS[preset])
     experts = p.pop("num_experts")
     params = dict(p, num_classes=10, patch_size=2, mlp_ratio=4, use_swiglu=False, learn_sigma=False,

@@ -44,7 +44,7 @@ export async function close() {
   site.close();
 }
 
-// Under `node --test`, whichever file it was given; scripts close by themselves.
+// Ends any test file that `node --test` runs; plain scripts call `close` themselves.
 if (process.env.NODE_TEST_CONTEXT) after(close);
 
 /** Runs in every page before its own scripts. */

@@ -1,4 +1,4 @@
-"""Tests of training a refiner on what the model before it leaves."""
+"""Tests of training a refiner on steps of its base model."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from test_refined import files  # noqa: F401 - a fixture
 FINE = ["model.prediction=data", "model.hidden_size=32"]
 
 
-def made(root, path, share=1.0, until=1.0, guidance=2.0):
+def made(root, path, share=1.0, until=1.0):
     dataset = data.load(configs.load(root / "run.toml", FINE).data, str(root))
-    return handover.Handover(path, dataset.labels, share, until, guidance)
+    return handover.Handover(path, dataset.labels, share, until, 2.0)
 
 
 def inputs(n=2):
@@ -23,7 +23,7 @@ def inputs(n=2):
 
 
 @pytest.mark.parametrize("file", ["base", "both"])
-def test_the_model_before_makes_a_guided_step(files, file):  # noqa: F811
+def test_the_base_model_takes_a_guided_step(files, file):  # noqa: F811
     root, base = files[0], exported.load_exported(files[1])[0]
     base.set_rule("token")
     x, noise, t, labels = inputs()

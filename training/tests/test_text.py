@@ -312,7 +312,8 @@ def test_lessons_go_on_during_the_run(emoji_root):
 
 
 def test_parts_of_names():
-    """Words that occur in one name only and are not names are found; sentences contain them and invented words."""
+    """``parts_of_names`` finds the words that occur in only one name and are not names themselves; free sentences contain
+    some of them, and invented words."""
     names = ["milky way", "way out", "cat", "cat tree", "no 18"]
     parts = prompts.parts_of_names(names)
     assert parts == ["milky", "out", "tree"]

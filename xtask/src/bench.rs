@@ -21,7 +21,7 @@ f32, bf16 and int8 in turns. Writes target/bench.json and target/bench.md. RAYON
   --update     also replace the table in docs/performance.md
 
 DIFFMOE_PYTHON names a Python with onnxruntime, onnx, numpy and safetensors (default python3) for the comparison of a
-forward pass with ONNX Runtime, and with PyTorch where torch is installed, too; without it the comparison is left out.";
+forward pass with ONNX Runtime, and with PyTorch if torch is installed; without it the comparison is left out.";
 
 /// Where the table is kept, between these lines.
 const DOCUMENT: &str = "docs/performance.md";
@@ -262,7 +262,6 @@ fn against_peers(python: &str) -> Result<String, String> {
         .filter(is_program)
         .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
         .ok_or("the benchmark program was not built")?;
-    let threads = std::env::var("RAYON_NUM_THREADS").unwrap_or_else(|_| "2".into());
     let script = "benches/peers.py";
     let mut out = String::new();
     for (preset, batch) in [("mini", "8"), ("s-e16", "1")] {
@@ -271,8 +270,7 @@ fn against_peers(python: &str) -> Result<String, String> {
             run(python, &[script, "--make", preset, text(&model)?], &[])?;
         }
         let output = Command::new(python)
-            .args([script, text(&model)?, "--batch", batch, "--threads", &threads])
-            .args(["--rust", text(&newest)?])
+            .args([script, text(&model)?, "--batch", batch, "--rust", text(&newest)?])
             .env("PYTHONPATH", "python/src")
             .output()
             .map_err(|e| e.to_string())?;

@@ -103,8 +103,8 @@ class Train:
     t_late: float = 0.0  # share of times drawn from U(t_late_from, 1) instead: trains the end of the trajectory
     t_late_from: float = 0.6
     least_noise: float = 0.05  # prediction "data": lower limit of 1 - t in the loss
-    # a refiner: the exported file whose model computes the steps before it.  That model makes the last step for this share of
-    # the samples whose time is below refines_until (see handover)
+    # for a refiner: the exported file of its base model, which takes one step for this share of the training samples whose
+    # time is below refines_until (see handover)
     refines: str = ""
     refines_share: float = 0.5
     refines_until: float = 0.75
@@ -159,7 +159,7 @@ def check(c):
     if not 0 < t.least_noise <= 1:
         raise ValueError(f"train.least_noise = {t.least_noise}; expected a value above 0 and at most 1")
     if t.refines and (t.objective != "flow" or c.text.hidden_size):
-        raise ValueError("train.refines needs a flow model with labels: only those have refiners that can be trained so")
+        raise ValueError("train.refines needs a flow model that is conditioned on labels, not on prompts")
     if not 0 <= t.refines_share <= 1:
         raise ValueError(f"train.refines_share = {t.refines_share}; expected a share in [0, 1]")
     if t.judge_minutes and t.objective != "flow":

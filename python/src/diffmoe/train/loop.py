@@ -192,8 +192,8 @@ class Trainer:
         for m in self.model.dynamic_layers().values() if t.capacity_schedule else ():
             m.capacity = schedule.capacity(t.capacity_schedule, self.step, m.num_experts, self.c.model.capacity)
         with self.autocast:
-            before = self.handover
-            z = before.noised(x, noise, tt, labels) if before else self.objective.noised(x, noise, tt)
+            hand = self.handover
+            z = hand.noised(x, noise, tt, labels) if hand else self.objective.noised(x, noise, tt)
             out, bce = self.run(z, tt, labels)
             lesson = self.lessons.loss(self.model) if self.lessons and self.step % t.teach_every == 0 else 0
         losses = self.objective.loss(out, x, noise, tt)
