@@ -194,7 +194,7 @@ export function work(): void;
 
 /** The app running on a canvas. */
 export class Page {
-  /** The current state of the app. */
+  /** The current state of the app; without `phase` after a bug has ended it. */
   state(): {
     /** What paints the app. */
     painter: "webgl" | "webgpu";
@@ -223,5 +223,5 @@ export class Page {
   free(): void;
 }
 
-/** Starts the app on a canvas; `onCrash` is called if a bug ends it. */
-export function start(canvas: HTMLCanvasElement, onCrash: (message: string) => void): Promise<Page>;
+/** Starts the app on a canvas, with the model of the name `first` where the address names none; `onCrash` is called if a bug ends it. */
+export function start(canvas: HTMLCanvasElement, first: string, onCrash: (message: string) => void): Promise<Page>;

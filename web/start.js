@@ -97,6 +97,16 @@ function keep() {
   }).catch((error) => console.info("The page is not kept for later:", error));
 }
 
+// The model of the first image: the finer one where a GPU computes, the faster one where the processor does. The program
+// makes the same choice (`place.rs`): it leaves software that stands in for a GPU alone.
+async function firstModel({ gpu, cpu }) {
+  const backend = new URLSearchParams(location.search).get("backend");
+  if (backend === "gpu") return gpu;
+  if (backend === "cpu") return cpu;
+  const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  return adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? gpu : cpu;
+}
+
 // How many workers the program will surely take: none where a GPU may compute.
 function workers() {
   const query = new URLSearchParams(location.search);
@@ -154,15 +164,31 @@ function correctSizes() {
   });
 }
 
+// A bug that panics reports itself. Traps (such as no memory or no stack left) and exceptions that reach the browser
+// through the program do not, and leave it unable to go on.
+function watch(crashed) {
+  const look = (error) => {
+    // The program may be in the middle of something now.
+    setTimeout(() => {
+      const ended = window.diffmoe ? !("phase" in window.diffmoe.state()) : error instanceof WebAssembly.RuntimeError;
+      if (ended && !classes.contains("failed")) crashed(error);
+    });
+  };
+  addEventListener("error", (event) => look(event.error ?? event.message));
+  addEventListener("unhandledrejection", (event) => look(event.reason));
+}
+
 export async function start(source) {
-  let glue, warm;
+  let glue, warm, first;
   correctSizes();
+  const crashed = (error) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", error);
+  watch(crashed);
   try {
     // Pages from a file have no other files.
     if (!source.inside) warm = graphics();
-    // The first request makes the browser start its graphics process.
-    navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => {});
-    if (!source.inside) preload(source.first);
+    // This also makes the browser start its graphics process.
+    first = firstModel(source.first);
+    if (!source.inside) first.then(preload);
     glue = await load(source);
     await warm?.ready;
   } catch (error) {
@@ -176,9 +202,8 @@ export async function start(source) {
   }
   progress("Starting", 1, 1);
   try {
-    const crashed = (message) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", message);
     // For tests; see web/README.md.
-    window.diffmoe = await glue.start(element("app"), crashed);
+    window.diffmoe = await glue.start(element("app"), await first, crashed);
     // egui's own field for what is typed: screen readers meet it too.
     document.querySelector("body > input:not([aria-label])")?.setAttribute("aria-label", "Text entry");
     classes.add("running");

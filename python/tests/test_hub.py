@@ -12,7 +12,7 @@ import pytest
 from conftest import ASSETS, FIXTURES, LABELLED, Case, error
 from safetensors.numpy import load_file
 
-from diffmoe import Pipeline
+from diffmoe import Pipeline, formats
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="the folder for diffusers is not tested: PyTorch is not installed")
@@ -134,6 +134,18 @@ def test_what_diffusers_saves_is_a_model_again(tmp_path):
     first, again = (Pipeline.from_pretrained(path) for path in (folder, back))
     for name, values in again.model.weights.items():
         assert np.array_equal(values, first.model.weights[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_the_package_writes_the_integers_of_the_rust_program(dtype, tmp_path):
+    source = FIXTURES / "diffmoe_flow" / "model.safetensors"
+    theirs = load_file(convert(source, tmp_path / "theirs.safetensors", "--dtype", dtype))
+    ours = formats.encode(load_file(source), dtype)
+    integers = [name for name, values in ours.items() if values.dtype in (np.int8, np.uint8)]
+    assert integers
+    for name in integers:
+        assert np.array_equal(ours[name], theirs[name]), name
+        np.testing.assert_allclose(ours[name + ".scale"], theirs[name + ".scale"], rtol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "f16"])

@@ -38,22 +38,33 @@ fn int4_scale(group: &[f32]) -> f16 {
     f16::from_f32((largest / -8.0).clamp(-bound, bound))
 }
 
-/// Turns a row of `width` numbers back.
-pub(crate) fn from_int4_row(
-    numbers: &[u8],
-    scales: &[f16],
-    width: usize,
-) -> impl Iterator<Item = f32> {
-    (0..width).map(move |i| {
-        let byte = numbers[i / 2];
-        let high = if i % 2 == 0 { byte << 4 } else { byte };
-        f32::from(high.cast_signed() >> 4) * scales[i / INT4_GROUP].to_f32()
-    })
+/// Turns a row of `width` numbers back and appends it.
+pub(crate) fn from_int4_row(numbers: &[u8], scales: &[f16], width: usize, out: &mut Vec<f32>) {
+    let mut left = width;
+    for (bytes, scale) in numbers.chunks(INT4_GROUP / 2).zip(scales) {
+        let scale = scale.to_f32();
+        // The number is in the high half.
+        let number = |byte: u8| f32::from(byte.cast_signed() >> 4) * scale;
+        let mut group = [0.0; INT4_GROUP];
+        for (pair, &byte) in group.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[number(byte << 4), number(byte)]);
+        }
+        let taken = left.min(INT4_GROUP);
+        out.extend_from_slice(&group[..taken]);
+        left -= taken;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decoded(numbers: &[u8], scales: &[f16], width: usize) -> Vec<f32> {
+        let mut row = Vec::new();
+        from_int4_row(numbers, scales, width, &mut row);
+        assert_eq!(row.len(), width);
+        row
+    }
 
     #[test]
     fn rows_that_were_quantised_before_keep_their_numbers() {
@@ -80,7 +91,7 @@ mod tests {
             (0..69).map(|i| size(i) * ((i * 37 % 101) as f32 / 50.0 - 1.0).powi(3)).collect();
         let (numbers, scales) = int4_row(&row);
         assert_eq!((numbers.len(), scales.len()), (35, 3));
-        let back: Vec<f32> = from_int4_row(&numbers, &scales, 69).collect();
+        let back = decoded(&numbers, &scales, 69);
         for (i, (v, b)) in row.iter().zip(&back).enumerate() {
             let step = scales[i / 32].to_f32().abs();
             // Half a step; a whole one opposite the number that became -8.
@@ -96,11 +107,11 @@ mod tests {
         let all: Vec<f32> = (-7..=8).map(|i| i as f32 * 0.25).collect();
         let (numbers, scales) = int4_row(&all);
         assert_eq!(scales, [f16::from_f32(-0.25)]);
-        assert_eq!(from_int4_row(&numbers, &scales, 16).collect::<Vec<_>>(), all);
+        assert_eq!(decoded(&numbers, &scales, 16), all);
         assert_eq!(numbers[0], 0x67, "7, then 6 in the high half");
         let (numbers, scales) = int4_row(&[0.0, 1e-9, 1e9, -2e9]);
         assert_eq!(scales, [f16::MAX]);
-        assert!(from_int4_row(&numbers, &scales, 4).all(f32::is_finite));
+        assert!(decoded(&numbers, &scales, 4).iter().all(|v| v.is_finite()));
         let (_, scales) = int4_row(&[1.0, -1.0]);
         assert_eq!(scales, [f16::from_f32(-0.125)], "the first of two that are as large");
         assert_eq!(int4_row(&[0.0; 3]), (vec![0, 0], vec![f16::from_f32(-0.0)]));

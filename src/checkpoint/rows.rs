@@ -92,18 +92,23 @@ impl<'a> StoredRows<'a> {
         let width = self.width;
         match self.values {
             StoredValues::Floats(values) => values.into_owned(),
-            StoredValues::Int8 { numbers, scales } => numbers
-                .chunks_exact(width.max(1))
-                .zip(&*scales)
-                .flat_map(|(row, &scale)| {
-                    row.iter().map(move |&b| f32::from(b.cast_signed()) * scale)
-                })
-                .collect(),
-            StoredValues::Int4 { numbers, scales } => numbers
-                .chunks_exact(width.div_ceil(2).max(1))
-                .zip(scales.chunks_exact(width.div_ceil(INT4_GROUP).max(1)))
-                .flat_map(|(row, scales)| from_int4_row(row, scales, width))
-                .collect(),
+            StoredValues::Int8 { numbers, scales } => {
+                let mut decoded = Vec::with_capacity(numbers.len());
+                for (row, &scale) in numbers.chunks_exact(width.max(1)).zip(&*scales) {
+                    decoded.extend(row.iter().map(|&b| f32::from(b.cast_signed()) * scale));
+                }
+                decoded
+            }
+            StoredValues::Int4 { numbers, scales } => {
+                let rows = numbers.chunks_exact(width.div_ceil(2).max(1));
+                let mut decoded = Vec::with_capacity(rows.len() * width);
+                for (row, scales) in
+                    rows.zip(scales.chunks_exact(width.div_ceil(INT4_GROUP).max(1)))
+                {
+                    from_int4_row(row, scales, width, &mut decoded);
+                }
+                decoded
+            }
         }
     }
 

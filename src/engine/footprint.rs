@@ -41,7 +41,7 @@ impl Footprint {
         }
     }
 
-    /// On the processor. With the feature `compact`, the weights of models that take more than 64 MiB in f32 stay in
+    /// On the processor. With the feature `compact`, the weights of models that take more than 128 MiB in f32 stay in
     /// the format of the file (`storage` is that of a tensor); others, and all activations, are f32.
     pub fn on_cpu(config: &Config, batch: usize, storage: impl Fn(&TensorSpec) -> Storage) -> Self {
         let buffers = buffers(config, batch, false, u64::MAX);

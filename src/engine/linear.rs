@@ -12,7 +12,7 @@ use crate::simd::matmul::Matrix;
 /// Whether the processor holds a model's weights in the format of their file. Small models are f32: they need little
 /// memory, and widening weights for each product takes time.
 pub(super) fn keeps_format(config: &Config) -> bool {
-    const LARGE: u64 = 64 << 20;
+    const LARGE: u64 = 128 << 20;
     cfg!(feature = "compact") && file_bytes(config, Storage::F32) > LARGE
 }
 

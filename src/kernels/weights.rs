@@ -184,7 +184,9 @@ pub(super) fn stored(values: &[f32], columns: usize, precision: WeightPrecision)
         WeightPrecision::Int4 => {
             let row = |row: &[f32]| {
                 let (numbers, scales) = int4_row(row);
-                from_int4_row(&numbers, &scales, row.len()).collect::<Vec<_>>()
+                let mut decoded = Vec::new();
+                from_int4_row(&numbers, &scales, row.len(), &mut decoded);
+                decoded
             };
             values.chunks(columns).flat_map(row).collect()
         }

@@ -23,7 +23,8 @@ async function finished(page) {
     seen = await page.evaluate(() => window.diffmoe?.state() ?? document.body.innerText);
     if (seen?.phase === "ready" && seen.steps > 0 && seen.step === seen.steps && !seen.recorded) return seen;
   }
-  throw new Error(`no finished run: ${JSON.stringify(seen)}`);
+  const text = await page.evaluate(() => document.body.innerText);
+  throw new Error(`no finished run: ${JSON.stringify(seen)}; the page says: ${text}`);
 }
 
 let wanted;

@@ -142,6 +142,22 @@ test("a broken model is refused with a sentence, and the page goes on", async ()
   });
 });
 
+test("the finer model draws the first images on a GPU, the faster one on a processor or in software", async () => {
+  const first = async (query, options) => {
+    let model;
+    await withPage(`${site.origin}/${query}`, options, async (page) => {
+      const loaded = await page.waitForFunction(() => window.diffmoe?.state().model, null, { timeout: 60_000, polling: 50 });
+      model = await loaded.jsonValue();
+    });
+    return model;
+  };
+  assert.equal(await first("", { asRealGpu: true }), "emoji_256");
+  assert.equal(await first("", {}), "emoji");
+  assert.equal(await first("?backend=cpu", { asRealGpu: true }), "emoji");
+  assert.equal(await first("#seed=7&count=1&steps=1", { withoutWebGpu: true }), "emoji");
+  assert.equal(await first("#seed=7&count=1&steps=1", { asRealGpu: true }), "emoji_256");
+});
+
 test("an interrupted download goes on where it broke off, also after a reload, and is kept", async () => {
   const bytes = await readFile(join(DIST, "models/emoji.safetensors"));
   let breaks = 5;
@@ -230,5 +246,23 @@ test("when the program does not arrive or cannot draw, the page says what to do"
     await page.goto(site.origin);
     await page.waitForSelector("#trouble", { state: "visible" });
     assert.match(await page.innerText("main"), /needs WebGL or WebGPU/);
+  });
+});
+
+test("when an exception ends the app, the page says so", async () => {
+  await withPage(`${site.origin}/?backend=cpu`, { expected: /no way to draw/ }, async (page) => {
+    await finished(page);
+    await page.evaluate(() => {
+      // An error that the app survives changes nothing.
+      setTimeout(() => { throw new Error("no way to draw, of somebody else"); });
+    });
+    await page.waitForTimeout(500);
+    assert.equal(await page.locator("#trouble").isVisible(), false);
+    await page.evaluate(() => {
+      WebGL2RenderingContext.prototype.drawElements = () => { throw new Error("no way to draw"); };
+    });
+    await page.mouse.move(300, 300);
+    await page.waitForSelector("#trouble", { state: "visible" });
+    assert.match(await page.innerText("main"), /has crashed[\s\S]*reload the page[\s\S]*no way to draw$/i);
   });
 });

@@ -255,6 +255,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "decode_tiny", decoder: TINY, batch: 2, steps: 2, ..PLAIN },
     // The models of the program.
     Case { name: "emoji", model: Model::Shipped("assets/emoji.safetensors"), solver: "heun", steps: 2, guidance: 2.0, ..PLAIN },
+    Case { name: "emoji_256", model: Model::Shipped("assets/emoji_256.safetensors"), solver: "dpmpp_2m", steps: 4, guidance: 2.0, ..PLAIN },
     Case { name: "eurosat", model: Model::Shipped("assets/eurosat.safetensors"), steps: 2, guidance: 2.0, pool: true, batch: 2, ..PLAIN },
     Case { name: "emoji_text", model: Model::Shipped("assets/emoji_text.safetensors"), steps: 2, guidance: 2.0, prompts: &["a fox, blob"], negative: "flat", ..PLAIN },
 ];

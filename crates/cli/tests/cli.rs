@@ -4,8 +4,6 @@ mod command;
 
 use std::path::{Path, PathBuf};
 
-use diffmoe::checkpoint::Checkpoint;
-
 use command::{diffmoe, draw, fixture, refused, succeeds};
 
 struct Folder(tempfile::TempDir);
@@ -252,24 +250,25 @@ fn recorded_answers_are_met_by_both_backends() {
     }
 }
 
-/// The shipped weights, int8 and f16, mean the same to the trainer and to both backends.
+/// The shipped weights, int8 or int4 and f16, mean the same to the trainer and to both backends.
 #[test]
 fn the_shipped_models_compute_what_the_trainer_computed() {
     let prompts = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2,"prompts":["a robot, noto","a fox, blob",""]}"#;
     let plain = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2}"#;
-    for (model, case) in
-        [("emoji", plain), ("emoji_256", plain), ("emoji_text", prompts), ("eurosat", plain)]
-    {
+    for (model, part, answers, case) in [
+        ("emoji", &[][..], "emoji", plain),
+        ("emoji_256", &["--only", "refiner"], "emoji_256", plain),
+        ("emoji_256", &["--only", "model"], "emoji_256_model", plain),
+        ("emoji_text", &[], "emoji_text", prompts),
+        ("eurosat", &[], "eurosat", plain),
+    ] {
         let folder = Folder::new();
         let weights =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../assets/{model}.safetensors"));
         let copy = folder.text("model.safetensors");
-        let is_refined = Checkpoint::open(&weights).expect("a model").config().refiner.is_some();
-        // The model of a file with a refiner is another shipped one.
-        let part: &[&str] = if is_refined { &["--only", "refiner"] } else { &[] };
         let weights = weights.display().to_string();
         succeeds(&[&["convert", &weights, "-o", &copy], part].concat());
-        let answers = fixture(&format!("trained/{model}.safetensors"));
+        let answers = fixture(&format!("trained/{answers}.safetensors"));
         std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");
         std::fs::write(folder.path("case.json"), case).expect("a file");
         for backend in ["cpu", "gpu"] {

@@ -1,4 +1,4 @@
-//! `diffmoe record`, and the recording that the page shows while its first model arrives.
+//! `diffmoe record`, and the recordings that the page shows while its first model arrives.
 
 mod command;
 
@@ -8,32 +8,40 @@ use command::{refused, succeeds};
 use diffmoe::pipeline::{Recording, Settings};
 use diffmoe::scheduler::Branch;
 
-/// Bytes that the page's recording may have.
+/// Bytes that a recording may have.
 const BUDGET: usize = 150_000;
-/// What makes it anew.
-const COMMAND: &str = "diffmoe record --seed 7 --out assets/emoji.recording";
 
 #[test]
-fn the_pages_recording_is_small_and_fits_the_model_that_is_shipped() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/emoji.recording");
+fn the_pages_recordings_are_small_and_fit_the_models_that_are_shipped() {
+    for (model, seed) in [("emoji", 7), ("emoji_256", 10)] {
+        check(model, seed);
+    }
+}
+
+/// The recording of a model, by its name and the seed of the run.
+fn check(model: &str, seed: u64) {
+    let name = format!("assets/{model}.recording");
+    let again = format!("diffmoe record --model {model} --seed {seed} --out {name}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
     let bytes = std::fs::read(path).expect("the recording");
-    assert!(bytes.len() <= BUDGET, "{} bytes, more than {BUDGET}", bytes.len());
+    assert!(bytes.len() <= BUDGET, "{model}: {} bytes, more than {BUDGET}", bytes.len());
     let recording = Recording::from_bytes(&bytes).expect("a recording");
-    let checkpoint = diffmoe_models::open("emoji").expect("a model").expect("a good model");
+    let checkpoint = diffmoe_models::open(model).expect("a model").expect("a good model");
     let (config, trace) = (checkpoint.config(), &recording.trace);
     let shape = (trace.blocks(), trace.experts(), trace.grid(), trace.steps());
-    let expected = (config.moe_blocks(), config.num_experts, config.grid(), config.defaults.steps);
-    assert_eq!(shape, expected, "the model has changed: run `{COMMAND}`");
+    let expected =
+        (config.moe_blocks(), config.num_experts, config.finest().grid(), config.defaults.steps);
+    assert_eq!(shape, expected, "the model has changed: run `{again}`");
     assert_eq!(recording.size, config.input_size);
     assert!(recording.images() >= 1 && trace.has_scores() && trace.has(Branch::Unconditional));
     assert_eq!(recording.samples().len(), config.defaults.steps as usize + 1);
     // It says which file drew it, and its settings are those that the model recommends.
     let digest: [u8; 32] = {
         use sha2::Digest;
-        sha2::Sha256::digest(diffmoe_models::bytes("emoji").expect("a model")).into()
+        sha2::Sha256::digest(diffmoe_models::bytes(model).expect("a model")).into()
     };
     let hash = diffmoe::pipeline::Recipe::short_hash(digest);
-    assert!(recording.recipe.agrees_with(&hash), "the model has changed: run `{COMMAND}`");
+    assert!(recording.recipe.agrees_with(&hash), "the model has changed: run `{again}`");
     let settings = recording.recipe.builder(config).expect("its tables").build().expect("settings");
     let recommended = Settings::builder(config);
     let recommended = recommended.images(settings.images()).seed(settings.sampling.seed);

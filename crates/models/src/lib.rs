@@ -8,17 +8,18 @@ use diffmoe::checkpoint::{Checkpoint, CheckpointError};
 use diffmoe::platform::Bytes;
 
 /// The model that is used when none is named.
-pub const DEFAULT: &str = "emoji";
+pub const DEFAULT: &str = "emoji_256";
 
 const MODELS: &[(&str, &[u8])] = &[
-    ("emoji", include_bytes!("../../../assets/emoji.safetensors")),
     ("emoji_256", include_bytes!("../../../assets/emoji_256.safetensors")),
+    ("emoji", include_bytes!("../../../assets/emoji.safetensors")),
     ("emoji_text", include_bytes!("../../../assets/emoji_text.safetensors")),
     ("eurosat", include_bytes!("../../../assets/eurosat.safetensors")),
 ];
 
 /// Which expert works on which label, measured with `diffmoe atlas`.
 const ATLASES: &[(&str, &[u8])] = &[
+    ("emoji_256", include_bytes!("../../../assets/emoji_256.atlas.json")),
     ("emoji", include_bytes!("../../../assets/emoji.atlas.json")),
     ("eurosat", include_bytes!("../../../assets/eurosat.atlas.json")),
 ];

@@ -16,9 +16,6 @@ use diffmoe_viewer::platform;
 use diffmoe_viewer::session::{ModelSource, Phase, Rendering, Session, Share, Tick};
 use diffmoe_viewer::{App, Launch};
 
-/// The model that draws the first image.
-const FIRST_MODEL: &str = "emoji";
-
 thread_local! {
     /// Callback for crashes of the program.
     static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
@@ -58,12 +55,16 @@ impl eframe::App for Shell {
     }
 }
 
-/// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
+/// Draws the app on a canvas from now on, with the model of the name `first` where the address names none. `on_crash` is called with a message if the program ends by a bug.
 ///
 /// # Errors
 /// When the browser can paint neither with WebGL nor with WebGPU.
 #[wasm_bindgen]
-pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page, JsValue> {
+pub async fn start(
+    canvas: HtmlCanvasElement,
+    first: String,
+    on_crash: Function,
+) -> Result<Page, JsValue> {
     ON_CRASH.set(Some(on_crash));
     std::panic::set_hook(Box::new(|panic| {
         console_error_panic_hook::hook(panic);
@@ -74,30 +75,31 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
         }
     }));
     // A canvas that refuses one kind of painting can still be painted with the other.
-    let (runner, painter) = match paint(&canvas, eframe::Renderer::Glow).await {
+    let (runner, painter) = match paint(&canvas, &first, eframe::Renderer::Glow).await {
         Ok(runner) => (runner, "webgl"),
         Err(refused) => {
-            let runner = paint(&canvas, eframe::Renderer::Wgpu).await.map_err(|error| {
+            let runner = paint(&canvas, &first, eframe::Renderer::Wgpu).await.map_err(|error| {
                 let text = |e: JsValue| e.as_string().unwrap_or_else(|| format!("{e:?}"));
                 objects::error(format!("WebGL: {}. WebGPU: {}", text(refused), text(error)))
             })?;
             (runner, "webgpu")
         }
     };
-    wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
+    wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone(), first));
     Ok(Page { runner, painter })
 }
 
 /// Starts the app on a canvas.
 async fn paint(
     canvas: &HtmlCanvasElement,
+    first: &str,
     renderer: eframe::Renderer,
 ) -> Result<eframe::WebRunner, JsValue> {
     let runner = eframe::WebRunner::new();
-    let at = canvas.clone();
+    let (at, first) = (canvas.clone(), first.to_owned());
     let create: eframe::AppCreator<'static> = Box::new(move |context| {
         let ctx = &context.egui_ctx;
-        let mut app = App::new(ctx, launch());
+        let mut app = App::new(ctx, launch(&first));
         // `work_between_frames` looks more often than there are frames.
         app.set_look_out(false);
         app.begin_slowly();
@@ -126,17 +128,17 @@ fn wants_stillness() -> bool {
 
 /// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
 /// them is used here, in slices of the same length. A page in the background rests.
-async fn work_between_frames(runner: eframe::WebRunner) {
+async fn work_between_frames(runner: eframe::WebRunner, first: String) {
     let Ok(turns) = Turns::new() else { return };
     let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
-    let mut recording = shows_recording();
+    let mut recording = shows_recording(&first);
     while !runner.has_panicked() {
         if let Some(mut shell) = runner.app_mut::<Shell>()
             && recording
             && shell.app.is_grown()
         {
             recording = false;
-            show_recording(shell.app.session_mut());
+            show_recording(shell.app.session_mut(), &first);
             shell.ctx.request_repaint();
         }
         let tick = match runner.app_mut::<Shell>() {
@@ -162,7 +164,7 @@ fn backend() -> Result<Backend, UnknownName> {
 }
 
 /// Parameters of the page's URL: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
-fn launch() -> Launch {
+fn launch(first: &str) -> Launch {
     let mut problem = None;
     let share = platform::fragment()
         .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
@@ -171,7 +173,7 @@ fn launch() -> Launch {
         Backend::default()
     });
     let model = match platform::query("model") {
-        None => ModelSource::Named(FIRST_MODEL.into()),
+        None => ModelSource::Named(first.into()),
         Some(name) if platform::built_in_names().contains(&name) => ModelSource::Named(name),
         Some(address) => ModelSource::Url(address),
     };
@@ -183,17 +185,17 @@ fn launch() -> Launch {
 }
 
 /// Whether there is something to explore while the model arrives: a recorded run of the model that draws the first image.
-fn shows_recording() -> bool {
-    let is_first = platform::query("model").is_none_or(|name| name == FIRST_MODEL);
+fn shows_recording(first: &str) -> bool {
+    let is_first = platform::query("model").is_none_or(|name| name == first);
     is_first && platform::fragment().is_none_or(|text| Share::parse(&text).is_err())
 }
 
 /// Shows it, unless the model is there already.
-fn show_recording(session: &mut Session) {
+fn show_recording(session: &mut Session, first: &str) {
     if session.model().is_some() {
         return;
     }
-    if let Some(bytes) = platform::built_in_recording(FIRST_MODEL) {
+    if let Some(bytes) = platform::built_in_recording(first) {
         session.show_recording(&bytes);
     }
 }
@@ -209,7 +211,7 @@ pub struct Page {
 impl Page {
     /// What the app is doing: `painter`, `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
     /// `height`, `rendering`, `share`, `notes`, `startImage`,
-    /// `kept`.
+    /// `kept`. Nothing after a bug has ended the app.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(shell) = self.runner.app_mut::<Shell>() {

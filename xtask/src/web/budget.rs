@@ -6,28 +6,29 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::page::FIRST_ON_GPU;
+
 /// Most bytes of the WebAssembly as servers send it, packed.
 const WASM: u64 = 2_300_000;
 /// Most bytes in all until the first image.
 const FIRST_IMAGE: u64 = 20_000_000;
-/// The model that draws the first image.
-const MODEL: &str = "models/emoji.safetensors";
-
 /// Prints the sizes of a finished page.
 ///
 /// # Errors
 /// When it is too large.
 pub(super) fn check(folder: &Path) -> Result<(), String> {
     println!("\n{:<28} {:>12} {:>12}", "dist/", "bytes", "gzip");
+    // The larger one of the two that draw first images.
+    let model = &format!("models/{FIRST_ON_GPU}.safetensors");
     let mut first_image = 0;
     let mut wasm = 0;
-    for name in ["index.html", "start.js", "diffmoe.js", "diffmoe_bg.wasm", MODEL] {
+    for name in ["index.html", "start.js", "diffmoe.js", "diffmoe_bg.wasm", model] {
         let bytes = std::fs::read(folder.join(name))
             .map_err(|e| format!("cannot read dist/{name}: {e}"))?;
         let packed = packed_size(&bytes)?;
         println!("{name:<28} {:>12} {packed:>12}", bytes.len());
         // Weights do not shrink, and no server tries.
-        first_image += if name == MODEL { bytes.len() as u64 } else { packed };
+        first_image += if name == model { bytes.len() as u64 } else { packed };
         if name.ends_with(".wasm") {
             wasm = packed;
         }

@@ -8,8 +8,12 @@ use sha2::{Digest, Sha256};
 use super::install;
 use super::programs::Programs;
 
-/// The models hosted with the page; the first one draws the first image.
-const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
+/// The models hosted with the page.
+const MODELS: [&str; 4] = [FIRST_ON_GPU, FIRST_ON_CPU, "emoji_text", "eurosat"];
+/// The model that draws the first image where a GPU computes.
+pub(super) const FIRST_ON_GPU: &str = "emoji_256";
+/// The same where the processor computes; it is also the one inside the offline page, where size matters more.
+pub(super) const FIRST_ON_CPU: &str = "emoji";
 /// Files that go out as they are: where they are, and their names in `dist/`.
 const COPIES: [(&str, &str); 15] = [
     ("web/graphics.js", "graphics.js"),
@@ -90,11 +94,11 @@ impl Page {
         self.put("package.json", package()?.as_bytes())?;
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}{FROM_FILE}\n\
-             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: \"{}\" }});</script>",
+             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: {} }});</script>",
             models(&MODELS)?,
             explorable(&MODELS)?,
             self.programs.plain.len(),
-            MODELS[0],
+            first(FIRST_ON_GPU, FIRST_ON_CPU),
         );
         let index = index(&scripts, &install::links(self.address.as_deref()), Form::Site)?;
         self.put("index.html", index.as_bytes())?;
@@ -120,7 +124,7 @@ impl Page {
 
     /// Writes `diffmoe.html`, with the scripts, the WebAssembly and the first model inside.
     pub(super) fn write_offline(&self) -> Result<(), String> {
-        let model = MODELS[0];
+        let model = FIRST_ON_CPU;
         // A page from a file may not import modules from files, but it may import what it made itself.
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}\
@@ -128,7 +132,7 @@ impl Page {
              <script type=\"application/octet-stream;base64\" id=\"wasm\">{}</script>\n\
              <script type=\"text/plain\" id=\"glue\">{}</script>\n\
              <script type=\"text/plain\" id=\"licences\">{}</script>\n\
-             <script type=\"module\">{}\nstart({{ inside: true }});</script>",
+             <script type=\"module\">{}\nstart({{ inside: true, first: {} }});</script>",
             models(&[model])?,
             explorable(&[model])?,
             base64::encode(read(&asset(model))?),
@@ -136,6 +140,7 @@ impl Page {
             base64::encode(&self.js),
             self.licences.replace('<', "&lt;"),
             chooser(CHOOSERS[0])?.replace("export async function", "async function"),
+            first(model, model),
         );
         self.put("diffmoe.html", index(&scripts, "", Form::File)?.as_bytes())?;
         println!("\nwrote dist/diffmoe.html: one file, opens without a network");
@@ -166,6 +171,11 @@ fn package() -> Result<String, String> {
 fn chooser(name: &str) -> Result<String, String> {
     let scripts = [read("web/program.js")?, read(&format!("web/{name}"))?];
     String::from_utf8(scripts.join(&b'\n')).map_err(|e| e.to_string())
+}
+
+/// The models of the first image, as `start.js` takes them.
+fn first(gpu: &str, cpu: &str) -> String {
+    format!("{{ gpu: \"{gpu}\", cpu: \"{cpu}\" }}")
 }
 
 fn asset(model: &str) -> String {

@@ -177,7 +177,10 @@ impl Session {
             wrap: None,
             wrap_decoder: None,
         };
-        if let Some(share) = share {
+        if let Some(mut share) = share {
+            if let ModelSource::Named(name) = &model {
+                share.name_model(name);
+            }
             session.open_share(share);
         }
         if session.loading.is_empty() {

@@ -272,6 +272,16 @@ impl Share {
     pub(super) fn agrees_with(&self, hash: &str) -> bool {
         self.recipe().agrees_with(hash)
     }
+
+    /// Names a model where the link leaves it open, for the other run too.
+    pub(super) fn name_model(&mut self, name: &str) {
+        if self.model.is_none() {
+            self.model = Some(name.to_owned());
+        }
+        if let Some(other) = &mut self.other {
+            other.name_model(name);
+        }
+    }
 }
 
 /// The number of a row; others are left to [`Share::resolve`].
@@ -309,6 +319,17 @@ mod tests {
     use diffmoe::model::{Routing, RoutingRule};
     use diffmoe::pipeline::Sampling;
     use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
+
+    #[test]
+    fn a_link_that_leaves_the_model_open_takes_the_one_of_the_start() {
+        let model = |link: &str| {
+            let mut share = Share::parse(link).unwrap();
+            share.name_model("first");
+            share.model
+        };
+        assert_eq!(model("seed=7&labels=fox").as_deref(), Some("first"));
+        assert_eq!(model("model=eurosat&seed=7").as_deref(), Some("eurosat"));
+    }
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
         let others = [Choice::Any, Choice::Best, Choice::Varied];

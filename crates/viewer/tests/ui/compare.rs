@@ -122,6 +122,20 @@ fn a_link_of_two_shipped_models_shows_both_again() {
 }
 
 #[test]
+fn after_a_run_the_fast_model_offers_the_fine_one() {
+    let mut harness = opened(TALL, ModelSource::Named("emoji".to_owned()));
+    assert!(!has(&harness, "Open emoji_256"));
+    draw(&mut harness, |controls| {
+        (controls.sampling.seed, controls.sampling.steps, controls.count) = (3, 2, 1);
+    });
+    harness.run_steps(3);
+    harness.get_by_label("Open emoji_256").click();
+    until(&mut harness, "the fine model", |app| {
+        app.session().model().is_some_and(|model| model.name == "emoji_256")
+    });
+}
+
+#[test]
 fn a_run_is_drawn_again_with_one_change_as_b() {
     let mut harness = explored(DESKTOP, tiny());
     let runs = harness.state().app().session().history().len();
