@@ -103,7 +103,10 @@ async function firstModel({ gpu, cpu }) {
   const backend = new URLSearchParams(location.search).get("backend");
   if (backend === "gpu") return gpu;
   if (backend === "cpu") return cpu;
-  const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  const asked = navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  // A driver that does not answer does not keep the page from starting.
+  const late = new Promise((done) => setTimeout(done, 5000, null));
+  const adapter = await Promise.race([asked, late]);
   return adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? gpu : cpu;
 }
 

@@ -1,6 +1,6 @@
 """Fine-tunes an exported flow model so that rounding it to int4 costs less:
 
-    python -m diffmoe.train.rounded configs/emoji_256.toml MODEL.safetensors OUT.safetensors --data-root DATA --minutes 60
+    python -m diffmoe.train.rounded configs/emoji_256.toml MODEL.safetensors OUT.safetensors --data-root DATA --minutes 50
 
 The unrounded model is the teacher.  The student starts as its copy; every forward pass sees the student's large matrices
 rounded as they will be in the file, and the gradient passes the rounding unchanged (the straight-through
@@ -170,9 +170,9 @@ def main(argv=None):
     p.add_argument("out", help="the rounded model")
     p.add_argument("--dtype", choices=("int4", "f32"), default="int4", help="f32: the weights before they are rounded")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
-    p.add_argument("--minutes", type=float, default=60)
-    p.add_argument("--batch", type=int, default=32)
-    p.add_argument("--lr", type=float, default=2e-4)
+    p.add_argument("--minutes", type=float, default=50)
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--lr", type=float, default=1e-4)
     p.add_argument("--amp", action="store_true", help="bfloat16 where PyTorch's autocast allows it")
     a = p.parse_args(argv)
     config = configs.load(a.config)
