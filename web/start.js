@@ -97,8 +97,8 @@ function keep() {
   }).catch((error) => console.info("The page is not kept for later:", error));
 }
 
-// The model of the first image: the finer one where a GPU computes, the faster one where the processor does. The program
-// makes the same choice (`place.rs`): it leaves software that stands in for a GPU alone.
+// The model of the first image: the finer one where a GPU computes, the faster one where the processor does. Like the
+// program (`place.rs`), it does not count a software adapter as a GPU.
 async function firstModel({ gpu, cpu }) {
   const backend = new URLSearchParams(location.search).get("backend");
   if (backend === "gpu") return gpu;
@@ -167,8 +167,8 @@ function correctSizes() {
   });
 }
 
-// A bug that panics reports itself. Traps (such as no memory or no stack left) and exceptions that reach the browser
-// through the program do not, and leave it unable to go on.
+// Panics are reported by the program. Traps (out of memory, stack overflow) and exceptions that pass through the program are
+// not, and after them it cannot go on.
 function watch(crashed) {
   const look = (error) => {
     // The program may be in the middle of something now.

@@ -16,7 +16,7 @@ use super::{Outcome, backend_parser};
 /// images as its size allows, with the router's scores, rounded.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  diffmoe record --seed 7 --out assets/emoji.recording")]
+  diffmoe record --model emoji --seed 7 --out assets/emoji.recording")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file: a DiffMoE flow model that makes pixels.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]

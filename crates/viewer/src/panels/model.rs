@@ -128,7 +128,8 @@ fn built_in(app: &mut App, ui: &mut Ui) {
     });
 }
 
-/// Two models of the same labels: the fast one, the fine one, and how many times as long that takes (docs/performance.md).
+/// Two models of the same labels, the fast one and the fine one, and how many times as long the fine one takes
+/// (docs/performance.md).
 const FAST_AND_FINE: (&str, &str, f32) = ("emoji", "emoji_256", 2.8);
 /// Seconds for four images that nobody minds.
 const MOST_SECONDS: f32 = 4.0;
@@ -150,18 +151,23 @@ fn advise(app: &mut App, ui: &mut Ui) {
     }
 }
 
-/// The model to recommend to who has `open` open, where it takes four images this many seconds, and why.
+/// The other model of the pair and a sentence about it, given the seconds that four images of the open one took.
 fn advice(open: &str, seconds: f32) -> Option<(&'static str, String)> {
     let (fast, fine, ratio) = FAST_AND_FINE;
     let (other, how, about) = if open == fast {
-        (fine, "finer", ratio * seconds)
+        (fine, "more", ratio * seconds)
     } else if open == fine && seconds > MOST_SECONDS {
-        (fast, "less fine", seconds / ratio)
+        (fast, "less", seconds / ratio)
     } else {
         return None;
     };
     let about = about.ceil().max(1.0);
-    Some((other, format!("On this device, {other} draws four {how} images in about {about} s.")))
+    Some((
+        other,
+        format!(
+            "On this device, {other} needs about {about} s for four images, with {how} detail."
+        ),
+    ))
 }
 
 /// Seconds that four images of a finished run took, by its median step; `None` of one that was not computed here.
@@ -243,11 +249,17 @@ mod tests {
     fn advice_is_about_the_other_model() {
         let (other, text) = advice("emoji", 1.3).unwrap();
         assert_eq!(other, "emoji_256");
-        assert_eq!(text, "On this device, emoji_256 draws four finer images in about 4 s.");
+        assert_eq!(
+            text,
+            "On this device, emoji_256 needs about 4 s for four images, with more detail."
+        );
         assert_eq!(advice("emoji_256", 3.9), None);
         let (other, text) = advice("emoji_256", 9.1).unwrap();
         assert_eq!(other, "emoji");
-        assert_eq!(text, "On this device, emoji draws four less fine images in about 4 s.");
+        assert_eq!(
+            text,
+            "On this device, emoji needs about 4 s for four images, with less detail."
+        );
         assert_eq!(advice("eurosat", 9.1), None);
     }
 }

@@ -1,12 +1,12 @@
-"""Fine-tunes an exported flow model so that rounding it to int4 costs less:
+"""Fine-tunes an exported flow model so that it loses less when it is rounded to int4:
 
     python -m diffmoe.train.rounded configs/emoji_256.toml MODEL.safetensors OUT.safetensors --data-root DATA --minutes 50
 
-The unrounded model is the teacher.  The student starts as its copy; every forward pass sees the student's large matrices
-rounded as they will be in the file, and the gradient passes the rounding unchanged (the straight-through
-estimator: Bengio, Leonard and Courville, arXiv 1308.3432).  It learns the teacher's answers for noised training images: they
-have no noise of their own, so little training is enough.  Routers, capacity predictors and thresholds stay as they are.
-In a model with a refiner, both parts are trained, each at the times that it computes."""
+The unrounded model is the teacher, and the student starts as its copy.  Every forward pass of the student uses matrices
+rounded as they will be in the file; gradients ignore the rounding (the straight-through estimator: Bengio, Leonard and
+Courville, arXiv 1308.3432).  The student learns to reproduce the teacher's outputs for noised training images.  These targets
+have no sampling noise, so little training is needed.  Routers, capacity predictors and thresholds are not trained.
+In a model with a refiner, both transformers are trained, each at the times that it computes."""
 
 import argparse
 import copy
@@ -16,7 +16,7 @@ import time
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from ..formats import INT4_GROUP, decides_routing, encode
+from ..formats import INT4_GROUP, decides_routing, encode, is_matrix
 from ..files import REFINER
 from ..writing import write
 from . import config as configs
@@ -25,7 +25,7 @@ from .export import folded
 from .exported import load_exported
 from .heldout import TIMES
 
-UNCONDITIONAL = 0.3  # share of samples without labels: guidance needs both answers equally
+UNCONDITIONAL = 0.3  # share of samples without labels: guidance uses both predictions equally
 WARMUP = 50  # steps
 
 
@@ -41,16 +41,13 @@ def rounded(w):
 
 
 def matrices(model):
-    """The parameters that ``convert`` stores in int4; experts are stacked, so they have a dimension more."""
-    def is_one(name, w):
-        inside = name.startswith(("blocks.", "final_layer.adaLN")) and not decides_routing(name)
-        expert = ".experts_" in name and name.endswith("_weight")
-        return inside and (w.dim() == 2 and name.endswith(".weight") or expert) and w.shape[-1] % INT4_GROUP == 0
-    return [w for name, w in model.named_parameters() if is_one(name, w)]
+    """The parameters that files store in int4.  The weights of stacked experts have one more dimension."""
+    return [w for name, w in model.named_parameters()
+            if name.endswith("weight") and is_matrix(name, w.shape[-2:]) and w.shape[-1] % INT4_GROUP == 0]
 
 
 class Rounding:
-    """Within it, the matrices of a model are rounded; after it, they are what they were or what was learned."""
+    """A context in which the matrices of a model are rounded; on exit, the exact ones are restored."""
 
     def __init__(self, model):
         self.weights = matrices(model)
